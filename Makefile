@@ -1,0 +1,49 @@
+# Everything sets itself up: a virtual environment in .venv, made once.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= demo
+
+.PHONY: demo test test-slow bench lint calibration clean
+
+# vllm-0.6 against vllm-0.15: recorded coding agents on 64 H200s.
+demo: .venv/base
+	@if [ -e $(OUT) ]; then echo "$(OUT) exists already: remove it, or choose another folder with OUT=..."; exit 2; fi
+	$(BIN)/sagasim compare --presets vllm-0.6,vllm-0.15 --trace weka --over-length extend \
+		--tasks 150 --concurrency 96 --gpus 64 --gpu h200 --model llama-3.1-70b --tp 4 --out $(OUT)
+
+test: .venv/test
+	$(BIN)/pytest -n auto
+
+test-slow: .venv/test
+	$(BIN)/pytest -n auto -m "slow"
+
+bench: .venv/test
+	$(BIN)/pytest -m bench -s
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+calibration: .venv/calibrate
+	$(BIN)/python -m sagasim.calibrate --source calibration/sources/h200_sxm --out calibration
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp for each set of dependencies; a changed pyproject.toml sets up again.
+.venv/base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.x"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/test: pyproject.toml | .venv/base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+.venv/calibrate: pyproject.toml | .venv/base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[calibrate]'
+	@touch $@

@@ -1,0 +1,142 @@
+"""Agents: one SimPy process per task (and per chain of calls that runs beside its main one), closed loop.
+
+An agent sends a call, waits for its end, runs its tools, goes on: a slower cluster delays the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+
+from simpy import Environment, Event
+
+from sagasim.core import Task
+from sagasim.eventlog import Table
+from sagasim.plan import PlannedCall, PlannedTask, Prefixes, plan_task
+
+__all__ = ["Agents"]
+
+Submit = Callable[[PlannedCall], Event]
+Process = Generator[Event, None, None]
+
+
+class Agents:
+    """Starts the tasks when they arrive, or `concurrency` at a time, and logs their ends."""
+
+    def __init__(
+        self,
+        env: Environment,
+        tasks: Iterator[Task],
+        submit: Submit,
+        log: Table,
+        *,
+        concurrency: int | None,
+        ended: Callable[[PlannedTask], None],
+    ) -> None:
+        self.env = env
+        self.done = env.event()  # all tasks have ended
+        self.task_names: list[str] = []
+        self.tenants: dict[str, int] = {}
+        self._tasks = tasks
+        self._submit = submit
+        self._log = log
+        self._closed = concurrency is not None
+        self._ended = ended
+        self._prefixes = Prefixes()
+        self._active = 0
+        self._exhausted = False
+        if concurrency is None:
+            env.process(self._arrivals())
+        else:
+            for _ in range(concurrency):
+                self._start_next()
+
+    def _arrivals(self) -> Process:
+        for task in self._tasks:
+            wait = (task.arrival_ps or 0) - self.env.now
+            if wait > 0:
+                yield self.env.timeout(wait)
+            self._start(task)
+        self._exhausted = True
+        self._check_done()
+
+    def _start_next(self) -> None:
+        task = next(self._tasks, None)
+        if task is None:
+            self._exhausted = True
+            self._check_done()
+        else:
+            self._start(task)
+
+    def _start(self, task: Task) -> None:
+        tenant = self.tenants.setdefault(task.tenant, len(self.tenants))
+        plan = plan_task(task, len(self.task_names), tenant, self._prefixes)
+        self.task_names.append(task.name)
+        self._active += 1
+        run = _Run(self, plan)
+        for chain in plan.chains:
+            self.env.process(run.chain(chain))
+
+    def _end(self, plan: PlannedTask, arrival: int) -> None:
+        calls = plan.calls
+        self._log.append(
+            (
+                plan.number,
+                plan.tenant,
+                arrival,
+                int(self.env.now),
+                len(calls),
+                sum(call.prompt_tokens for call in calls),
+                sum(call.output_tokens for call in calls),
+                sum(call.tool_ps for call in calls),
+            )
+        )
+        self._active -= 1
+        self._ended(plan)
+        if self._closed:
+            self._start_next()
+        else:
+            self._check_done()
+
+    def _check_done(self) -> None:
+        if self._exhausted and not self._active and not self.done.triggered:
+            self.done.succeed()
+
+
+class _Run:
+    """A task in progress."""
+
+    def __init__(self, agents: Agents, plan: PlannedTask) -> None:
+        self.agents = agents
+        self.plan = plan
+        self.arrival = int(agents.env.now)
+        self.chains_left = len(plan.chains)
+        self.ends = {call.index: agents.env.event() for call in plan.calls if call.awaited}
+
+    def chain(self, calls: list[PlannedCall]) -> Process:
+        env, submit = self.agents.env, self.agents._submit
+        wait = 0
+        for call in calls:
+            for other in call.joins:
+                if wait:
+                    yield env.timeout(wait)
+                    wait = 0
+                if not self.ends[other].processed:
+                    yield self.ends[other]
+            wait += call.delay_ps
+            if wait:
+                yield env.timeout(wait)
+            yield submit(call)
+            wait = call.tool_ps
+            if call.awaited:
+                if wait:
+                    yield env.timeout(wait)
+                    wait = 0
+                self.ends[call.index].succeed()
+        if wait:
+            yield env.timeout(wait)
+        self._chain_done()
+
+    def _chain_done(self) -> None:
+        self.chains_left -= 1
+        if not self.chains_left:
+            self.agents._end(self.plan, self.arrival)

@@ -1,0 +1,138 @@
+"""What both ways of running a replica share: its settings, a call in flight, the queue of waiting calls, the log rows."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from simpy import Event
+
+from sagasim.eventlog import Table
+from sagasim.kvcache import BlockTable
+from sagasim.plan import PlannedCall
+from sagasim.seams import IdleContext, ReplicaView, Request
+
+__all__ = ["EngineSettings", "InFlight", "Logs", "WaitingQueue", "log_call"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Settings of one replica's engine, in the names of vLLM."""
+
+    num_blocks: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    long_prefill_token_threshold: int  # 0: none
+    prefix_caching: bool
+    lag: int  # steps between a decision and the last processed one: 2 with asynchronous scheduling, else 1
+    foreseen_stops: bool  # stops by length are known one step earlier than stops seen in the output
+    evict_batch_blocks: int
+
+    @property
+    def wasted_steps(self) -> int:
+        """Steps a call is still in after the one that wrote its last token."""
+        return 0 if self.foreseen_stops else self.lag - 1
+
+
+class InFlight:
+    """A call between being sent and being finished. Times in ps; step numbers are those of its replica."""
+
+    __slots__ = (
+        "admitted", "computed", "decoding", "done", "end", "exit", "first_token", "hit_tokens", "key", "known", "offset", "plan", "preemptions",
+        "put_off", "regenerated_elsewhere", "regenerated_here", "request", "reused", "table", "ticket",
+    )  # fmt: skip
+
+    def __init__(self, plan: PlannedCall, request: Request, done: Event) -> None:
+        self.plan = plan
+        self.request = request
+        self.done = done
+        self.table = BlockTable()
+        self.known = plan.prompt_tokens  # tokens to prefill when it is next admitted
+        self.computed = 0  # of them, already scheduled
+        self.ticket = 0  # counts admissions on the replica: who was admitted later
+        self.offset = 0  # while decoding: context length minus step number
+        self.decoding = False
+        self.put_off = 0  # last step that had no budget left for it
+        self.end = 0  # step that writes its last token
+        self.exit = 0  # step after whose end it leaves the batch
+        self.key: Any = None
+        self.admitted = self.first_token = -1
+        self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = 0
+        self.preemptions = self.reused = 0
+
+    @property
+    def output_left(self) -> int:
+        """Output tokens not yet known, when it waits or prefills."""
+        return self.plan.prompt_tokens + self.plan.output_tokens - self.known
+
+    def idle_context(self, number: int, now: int) -> IdleContext:
+        request = self.request
+        return IdleContext(number, request.task, request.tenant, request.context, now, 0)
+
+
+class WaitingQueue:
+    """Waiting calls: preempted ones first (the last preempted before all), then by the order policy, time, task, call."""
+
+    def __init__(self, key: Callable[[Request, int], Any], *, in_order: bool = False) -> None:
+        self._key = key
+        self.in_order = in_order  # whoever comes later waits behind: an arrival cannot overtake the head
+        self._heap: list[tuple[Any, InFlight]] = []
+        self._preempted = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, call: InFlight, now: int) -> None:
+        plan, request = call.plan, call.request
+        call.key = (1, self._key(request, now), request.submitted_ps, plan.task.number, plan.index)
+        heapq.heappush(self._heap, (call.key, call))
+
+    def push_front(self, call: InFlight) -> None:
+        self._preempted += 1
+        call.key = (0, -self._preempted)
+        heapq.heappush(self._heap, (call.key, call))
+
+    def head(self) -> InFlight:
+        return self._heap[0][1]
+
+    def pop(self) -> InFlight:
+        return heapq.heappop(self._heap)[1]
+
+    def remove(self, call: InFlight) -> None:
+        self._heap.remove((call.key, call))
+        heapq.heapify(self._heap)
+
+
+@dataclass(slots=True)
+class Logs:
+    """Where replicas append their rows."""
+
+    calls: Table
+    occupancy: Table
+
+
+def log_call(logs: Logs, call: InFlight, view: ReplicaView, now: int) -> None:
+    """The row of a finished call, in the order of eventlog.CALLS."""
+    plan = call.plan
+    logs.calls.append(
+        (
+            plan.task.number,
+            plan.index,
+            view.replica,
+            call.request.submitted_ps,
+            call.admitted,
+            call.first_token,
+            now,
+            plan.prompt_tokens,
+            plan.output_tokens,
+            plan.kept_tokens,
+            call.hit_tokens,
+            call.regenerated_here,
+            call.regenerated_elsewhere,
+            call.preemptions,
+            call.reused // 10**6,
+            plan.tool_ps,
+        )
+    )

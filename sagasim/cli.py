@@ -1,0 +1,310 @@
+"""The command line: the only place that prints or exits. Results go to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sagasim import __version__
+from sagasim.errors import ConfigError, SagasimError
+from sagasim.options import Command, layers, make_parser
+
+if TYPE_CHECKING:
+    from sagasim.config import Config
+    from sagasim.experiment import Run, Work
+    from sagasim.figures import Painter
+
+__all__ = ["main"]
+
+_STARTED_S, _STARTED_CPU_S = time.perf_counter(), time.process_time()  # process_time began with the process
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 2 a mistake of the user, 130 interrupted."""
+    try:
+        with _terminable():
+            args = make_parser(_COMMANDS).parse_args(argv)
+            args.command(args)
+            sys.stdout.flush()
+        code = 0
+    except SagasimError as error:
+        print(f"sagasim: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("sagasim: interrupted; nothing was written", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of stdout has left, as in `sagasim policies | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A polite kill cleans up as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _out(args: argparse.Namespace) -> str:
+    if not args.out:
+        raise ConfigError("no folder for the results", where="--out", expected="--out DIR")
+    return str(args.out)
+
+
+# --- run and compare ---------------------------------------------------------------------------------------------
+
+
+class _Progress:
+    """One line on stderr: at once on a terminal, after 2 s and then every 10 s elsewhere."""
+
+    def __init__(self, label: str = "") -> None:
+        self._label = f"{label}: " if label else ""
+        self._terminal = sys.stderr.isatty()
+        self._next = time.monotonic() + (0.2 if self._terminal else 2.0)
+        self._shown = False
+
+    def __call__(self, calls: int, now_ps: int) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (0.2 if self._terminal else 10.0)
+        text = f"{self._label}{calls:,} calls finished, {now_ps / 10**12:,.0f} s simulated"
+        print(
+            f"\r{text}\x1b[K" if self._terminal else text,
+            end="" if self._terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._shown = True
+
+    def done(self) -> None:
+        if self._shown and self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from sagasim.config import resolve
+
+    config = resolve(*layers(args))
+    out = _out(args)
+    from sagasim.report import config_label, run_report, work_label
+
+    with _painter(args) as painter, _staging(out) as folder:
+        start_up_s = _STARTED_CPU_S + time.perf_counter() - _STARTED_S
+        work, reading_s = _work(config, _Progress("capacity"))
+        run = _one_run(work, folder, _Progress(), start_up_s=start_up_s, reading_s=reading_s)
+        if painter is not None:
+            from sagasim.metrics import figure_entry
+
+            entry = figure_entry(config_label(run.result.config), run.result, run.summary)
+            _warn(painter.finish(folder / "figure.png", work_label(work.config, run.summary["tasks"]), [entry]))
+    print(run_report(run.result.config, run.summary))
+    print(f"results in {out}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from sagasim.config import parse_value
+
+    seeds = parse_value("concurrency", args.seeds, "--seeds")
+    presets = [name.strip() for name in args.presets.split(",")]
+    if seeds < 1:
+        raise ConfigError(f"{seeds} is out of range", where="--seeds", expected="a whole number >= 1")
+    if len(set(presets)) < len(presets):
+        raise ConfigError("a preset twice", where="--presets", expected="each preset once")
+    from sagasim.experiment import variants
+
+    configs = variants(layers(args), presets, seeds)
+    out = _out(args)
+    from sagasim.report import comparison_report
+
+    with _painter(args) as painter, _staging(out) as folder:
+        from sagasim.results import write_json
+
+        compared = _all_runs(configs, folder, painter)
+        write_json(folder / "comparison.json", compared)
+    print(comparison_report(compared))
+    print(f"results in {out}" + ("" if painter is None else f", figure in {Path(out) / 'figure.png'}"))
+
+
+def _all_runs(configs: Sequence[Config], folder: Path, painter: Painter | None) -> dict[str, Any]:
+    """Run and write every configuration; returns what comparison.json holds."""
+    from sagasim.experiment import comparison
+    from sagasim.metrics import figure_entry
+    from sagasim.report import work_label
+
+    summaries: dict[str, list[dict[str, Any]]] = {}
+    entries: list[dict[str, Any]] = []
+    work: Work | None = None
+    for config in configs:
+        if work is None or work.config.seed != config.seed:
+            work, reading_s = _work(config, _Progress("capacity"))
+        name = f"{config.preset}-seed{config.seed}"
+        subfolder = folder / name
+        subfolder.mkdir()
+        run = _one_run(work.under(config), subfolder, _Progress(name), reading_s=reading_s)
+        summaries.setdefault(config.preset or "", []).append(run.summary)
+        entries.append(figure_entry(config.preset or "", run.result, run.summary))
+    title = work_label(run.result.config, run.summary["tasks"])
+    if painter is not None:
+        _warn(painter.finish(folder / "figure.png", title, entries))
+    return {
+        "work": title,
+        "presets": list(summaries),
+        "seeds": sorted({config.seed for config in configs}),
+        "digests": {preset: [one["digest"] for one in each] for preset, each in summaries.items()},
+        "metrics": comparison(summaries),
+        "notes": run.summary["notes"],
+    }
+
+
+def _work(config: Config, progress: _Progress) -> tuple[Work, float]:
+    """The tasks, and the seconds that it took to get them."""
+    from sagasim.experiment import prepare
+
+    started = time.perf_counter()
+    work = prepare(config, progress)
+    progress.done()
+    return work, time.perf_counter() - started
+
+
+def _one_run(work: Work, folder: Path, progress: _Progress, **timing: float) -> Run:
+    """Simulate into an existing folder, figure apart. timing: seconds of what came before."""
+    from sagasim.experiment import execute
+    from sagasim.results import write_json, write_run
+
+    run = execute(work, progress)
+    progress.done()
+    started = time.perf_counter()
+    write_run(folder, run.result, run.summary)
+    run.timing.update(timing, writing_s=time.perf_counter() - started, versions=_versions())
+    write_json(folder / "timing.json", run.timing)
+    return run
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    import numpy as np
+    import pyarrow as pa
+
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+        "sagasim": __version__,
+    }
+
+
+def _staging(out: str) -> AbstractContextManager[Path]:
+    from sagasim.results import staging  # imports NumPy: only now, while the painter is starting
+
+    return staging(out)
+
+
+def _painter(args: argparse.Namespace) -> AbstractContextManager[Painter | None]:
+    from sagasim.figures import Painter
+
+    return nullcontext() if args.no_figures else Painter()
+
+
+def _warn(problem: str | None) -> None:
+    if problem is not None:
+        print(f"sagasim: warning: no figure: {problem}", file=sys.stderr)
+
+
+# --- everything else ---------------------------------------------------------------------------------------------
+
+
+def _policies(args: argparse.Namespace) -> None:
+    del args
+    from sagasim.report import aligned
+    from sagasim.seams import policies
+
+    rows = [["kind", "policy", "what it does"]]
+    for policy in policies():
+        parameters = ",".join(f"{name}={value.default}" for name, value in policy.parameters.items())
+        rows.append([policy.kind, policy.name + (f":{parameters}" if parameters else ""), policy.help])
+    print(aligned(rows))
+
+
+def _check(args: argparse.Namespace) -> None:
+    from sagasim.contract import check_policy
+
+    print(check_policy(args.spec))
+
+
+def _trace_validate(args: argparse.Namespace) -> None:
+    from sagasim.trace import validate
+
+    print(validate(args.trace))
+
+
+def _trace_stats(args: argparse.Namespace) -> None:
+    from sagasim.report import stats_report
+    from sagasim.trace import open_trace, trace_stats
+
+    trace = open_trace(args.trace)
+    print(stats_report(trace_stats(trace.tasks())))
+
+
+def _trace_convert(args: argparse.Namespace) -> None:
+    from sagasim.trace import open_trace, write_trace
+
+    trace = open_trace(args.trace)
+    written = write_trace(args.out, trace.tasks(), {"name": trace.name, "filled": trace.filled})
+    print(f"{trace.name} written to {written}")
+
+
+def _gpus(args: argparse.Namespace) -> None:
+    del args
+    from sagasim.hardware import gpu_ids, load_gpu
+    from sagasim.report import aligned
+
+    rows = [["GPU", "name", "memory (GiB)", "bandwidth (TB/s)", "BF16 (TFLOP/s)", "GPUs a node"]]
+    for gpu in map(load_gpu, gpu_ids()):
+        facts = (gpu.memory_bytes / 2**30, gpu.mem_bandwidth_bytes_per_s / 1e12, gpu.bf16_flops / 1e12, gpu.node_size)
+        rows.append([gpu.id, gpu.name, *(f"{fact:.4g}" for fact in facts)])
+    print(aligned(rows))
+
+
+def _models(args: argparse.Namespace) -> None:
+    del args
+    from sagasim.hardware import load_model, model_ids
+    from sagasim.report import aligned
+
+    rows = [["model", "name", "parameters", "weights (GiB)", "KV (bytes a token)", "longest context"]]
+    for model in map(load_model, model_ids()):
+        weights = f"{model.weight_bytes / 2**30:.1f}"
+        facts = (model.kv_bytes_per_token, model.max_model_len)
+        rows.append([model.id, model.name, f"{model.params / 1e9:.1f} B", weights, *(f"{fact:,}" for fact in facts)])
+    print(aligned(rows))
+
+
+_COMMANDS: dict[str, Command] = {
+    "run": _run,
+    "compare": _compare,
+    "policies": _policies,
+    "check": _check,
+    "trace validate": _trace_validate,
+    "trace stats": _trace_stats,
+    "trace convert": _trace_convert,
+    "gpus": _gpus,
+    "models": _models,
+}

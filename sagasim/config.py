@@ -1,0 +1,298 @@
+"""One flat configuration: all that determines a run besides the trace's bytes, resolved and written beside its results.
+
+A configuration is built from layers (defaults, preset, file, options); a later layer wins. Within a layer the preset
+comes first, so that every other key of the same layer can override it.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from sagasim.errors import ConfigError, nearest
+from sagasim.hardware import Gpu, load_gpu, load_model
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "check_config",
+    "merge",
+    "parse_assignment",
+    "parse_value",
+    "read_config",
+    "resolve",
+    "to_toml",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """None means: take the default of the model, the GPU or the engine; a resolved configuration holds no such None."""
+
+    # work
+    trace: str | None = None  # name of an embedded trace or a file
+    workload: str | None = None  # name of a generator
+    tasks: int | None = None  # how many tasks; default: the whole trace
+    arrivals: str = "auto"  # recorded | at-once | poisson | closed; auto: recorded if the trace has them, else at-once
+    rate_per_min: float | None = None  # tasks a minute, for poisson
+    load: float | None = None  # the rate as a fraction of capacity; only a label once rate_per_min is known
+    concurrency: int | None = None  # tasks at a time, for closed
+    over_length: str | None = None  # drop | truncate | extend
+    block_tokens: int = 512  # of an agentic_mooncake file
+    seed: int = 0
+    # cluster
+    gpus: int = 64
+    gpu: str = "h200"
+    model: str = "llama-3.1-70b"
+    tp: int = 4
+    calibration: str | None = None  # file; default: the embedded one for gpu, model and tp
+    # policies
+    preset: str | None = None
+    route: str = "prefix-affinity"
+    order: str = "fcfs"
+    evict: str = "lru"
+    # engine (names and defaults of vLLM 0.15)
+    prefix_caching: bool = True
+    async_scheduling: bool = True
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int | None = None
+    max_model_len: int | None = None
+    long_prefill_token_threshold: int = 0
+    gpu_memory_utilization: float = 0.9
+    num_gpu_blocks_override: int | None = None
+    stop: str = "eos"  # eos: the stop is seen only in the output; length: it is foreseen
+    evict_batch_blocks: int = 64  # a scored eviction frees this many blocks at a time
+    reference: bool = False  # every step and every block singly
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # vLLM 0.6: no prefix cache, synchronous steps, a load balancer that knows nothing of sessions.
+    "vllm-0.6": {
+        "prefix_caching": False,
+        "async_scheduling": False,
+        "route": "least-loaded",
+        "order": "fcfs",
+        "evict": "lru",
+    },
+    # vLLM 0.15: prefix caching, asynchronous scheduling, the cache-aware rule of vLLM's router.
+    "vllm-0.15": {
+        "prefix_caching": True,
+        "async_scheduling": True,
+        "route": "prefix-affinity",
+        "order": "fcfs",
+        "evict": "lru",
+    },
+}
+
+_WORDS = {
+    "arrivals": ("auto", "recorded", "at-once", "poisson", "closed"),
+    "over_length": ("drop", "truncate", "extend"),
+    "stop": ("eos", "length"),
+}
+_AT_LEAST = {  # whole numbers and the smallest of each that makes sense
+    "tasks": 1,
+    "concurrency": 1,
+    "block_tokens": 1,
+    "seed": 0,
+    "gpus": 1,
+    "tp": 1,
+    "max_num_batched_tokens": 1,
+    "max_num_seqs": 1,
+    "max_model_len": 2,
+    "long_prefill_token_threshold": 0,
+    "num_gpu_blocks_override": 1,
+    "evict_batch_blocks": 1,
+}
+_AT_MOST = 2**53  # of any whole number: what a JSON or TOML reader surely keeps
+_UP_TO = {"rate_per_min": 1e9, "load": 2.0, "gpu_memory_utilization": 1.0}  # above 0, at most this
+# A layer that says one of these takes back what earlier layers said of the others.
+_EXCLUSIVE = (("trace", "workload"), ("arrivals", "rate_per_min", "load", "concurrency"))
+_DEFAULT_PRESET = "vllm-0.15"
+_DEFAULT_TASKS = 100  # of a generator
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _kinds() -> dict[str, type]:
+    """Type of each key, without its None."""
+    hints = get_type_hints(Config)
+    return {f.name: (get_args(hints[f.name]) or (hints[f.name],))[0] for f in fields(Config)}
+
+
+KINDS = _kinds()
+
+
+def _check_key(key: str, where: str) -> None:
+    if key not in KINDS:
+        raise ConfigError(f"unknown key {key!r}", where=where, expected=nearest(key, KINDS))
+
+
+def parse_value(key: str, text: str, where: str) -> Any:
+    """The value that `text` means for `key`; raises ConfigError, naming `where`."""
+    _check_key(key, where)
+    kind = KINDS[key]
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{text!r} does not fit", where=where, expected=_NAMES[kind]) from None
+
+
+def parse_assignment(item: str) -> tuple[str, Any]:
+    """`key=value` of --set."""
+    key, equals, text = item.partition("=")
+    key = key.strip().replace("-", "_")
+    where = f"--set {item}"
+    if not equals:
+        raise ConfigError("no value", where=where, expected="key=value")
+    return key, parse_value(key, text.strip(), where)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The keys of a TOML file, checked for name and type."""
+    try:
+        with open(path, "rb") as file:
+            layer = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), expected="a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not TOML: {error}", where=str(path), expected="lines of key = value") from None
+    return {key: _typed(key, value, f"{path}, key {key!r}") for key, value in layer.items()}
+
+
+def _typed(key: str, value: object, where: str) -> Any:
+    """A value as the key's type: whole numbers stand for numbers, nothing else is converted."""
+    _check_key(key, where)
+    kind = KINDS[key]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{value!r} does not fit", where=where, expected=_NAMES[kind])
+    return value
+
+
+def merge(*layers: Mapping[str, Any]) -> Config:
+    """The configuration that the layers make, later ones winning; only names and types are checked."""
+    values: dict[str, Any] = {}
+    for layer in ({"preset": _DEFAULT_PRESET}, *layers):
+        said = {key: _typed(key, value, key) for key, value in layer.items() if value is not None}
+        for group in _EXCLUSIVE:
+            if any(key in said for key in group):
+                values = {key: value for key, value in values.items() if key not in group}
+        if "preset" in said:
+            if said["preset"] not in PRESETS:
+                raise ConfigError(
+                    f"unknown preset {said['preset']!r}", where="preset", expected=nearest(said["preset"], PRESETS)
+                )
+            values.update(PRESETS[said["preset"]])
+        values.update(said)
+    return Config(**values)
+
+
+def resolve(*layers: Mapping[str, Any]) -> Config:
+    """Merge the layers, check them and fill in the defaults of the model, the GPU and the engine.
+
+    What only the trace can tell (arrivals, number of tasks, an extended length) is filled in by sagasim.experiment.
+    Raises ConfigError or CalibrationError.
+    """
+    config = merge(*layers)
+    check_config(config)
+    large = _large_gpu(load_gpu(config.gpu))
+    defaults: dict[str, Any] = {
+        "arrivals": _arrivals(config),
+        "tasks": _DEFAULT_TASKS if config.workload is not None else None,
+        "max_model_len": load_model(config.model).max_model_len,
+        "max_num_batched_tokens": 8192 if large else 2048,
+        "max_num_seqs": 1024 if large else 256,
+    }
+    missing = {key: value for key, value in defaults.items() if getattr(config, key) in (None, "auto")}
+    config = replace(config, **missing)
+    check_config(config)
+    return config
+
+
+def _large_gpu(gpu: Gpu) -> bool:
+    """Whether vLLM takes its larger batch defaults: at least 70 GiB and not an A100."""
+    return gpu.memory_bytes >= 70 * 2**30 and "a100" not in gpu.id.lower()
+
+
+def _arrivals(config: Config) -> str:
+    if config.rate_per_min is not None or config.load is not None:
+        return "poisson"
+    return "closed" if config.concurrency is not None else "auto"
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError or CalibrationError unless the configuration makes sense, resolved or not."""
+    for key, value in asdict(config).items():
+        if value is not None:
+            _check_value(key, value)
+    _check_work(config)
+    _check_cluster(config)
+    if (config.max_num_seqs or 0) > (config.max_num_batched_tokens or _AT_MOST):
+        raise ConfigError(
+            f"{config.max_num_batched_tokens} is below max_num_seqs = {config.max_num_seqs}",
+            where="max_num_batched_tokens",
+            expected="at least one token for each sequence",
+        )
+
+
+def _check_value(key: str, value: Any) -> None:
+    _typed(key, value, key)
+    if key in _WORDS and value not in _WORDS[key]:
+        raise ConfigError(f"unknown word {value!r}", where=key, expected=nearest(value, _WORDS[key]))
+    if key in _AT_LEAST and not _AT_LEAST[key] <= value <= _AT_MOST:
+        raise ConfigError(f"{value} is out of range", where=key, expected=f"a whole number >= {_AT_LEAST[key]}")
+    if key in _UP_TO and not (0 < value <= _UP_TO[key] and math.isfinite(value)):
+        raise ConfigError(f"{value:g} is out of range", where=key, expected=f"above 0, at most {_UP_TO[key]:g}")
+    if value == "":
+        raise ConfigError("empty", where=key, expected="text")
+
+
+def _check_work(config: Config) -> None:
+    if (config.trace is None) == (config.workload is None):
+        raise ConfigError(
+            "two sources of tasks" if config.trace else "no source of tasks",
+            where="trace and workload",
+            expected="one of --trace FILE|NAME and --workload NAME",
+        )
+    needs = {"poisson": ("rate_per_min", "load"), "closed": ("concurrency",)}
+    for word, keys in needs.items():
+        given = [key for key in keys if getattr(config, key) is not None]
+        if config.arrivals == word and not given:
+            raise ConfigError(f"{word} needs a number", where="arrivals", expected=" or ".join(keys))
+        if given and config.arrivals not in (word, "auto"):
+            raise ConfigError(f"{given[0]} does not go with {config.arrivals}", where="arrivals", expected=word)
+    if config.concurrency is not None and (config.rate_per_min is not None or config.load is not None):
+        raise ConfigError("two ways of arriving", where="concurrency", expected="one of rate, load and concurrency")
+
+
+def _check_cluster(config: Config) -> None:
+    model, gpu = load_model(config.model), load_gpu(config.gpu)
+    if config.tp not in (1, 2, 4, 8):
+        raise ConfigError(f"{config.tp} GPUs cannot share the model", where="tp", expected="1, 2, 4 or 8")
+    if config.tp > gpu.node_size:
+        raise ConfigError(
+            f"{config.tp} does not fit one node", where="tp", expected=f"at most {gpu.node_size} for {config.gpu}"
+        )
+    if config.gpus % config.tp:
+        what = f"{config.gpus} is not divisible by tp = {config.tp}"
+        raise ConfigError(what, where="gpus", expected="a multiple of tp")
+    longest = model.max_model_len
+    if config.max_model_len is not None and config.max_model_len > longest and config.over_length != "extend":
+        raise ConfigError(
+            f"{config.max_model_len} is beyond {config.model}",
+            where="max_model_len",
+            expected=f"at most {longest}, or --over-length extend",
+        )
+
+
+def to_toml(config: Config) -> str:
+    """The configuration as a TOML file, in the order of the fields; what is None is left out."""
+    import tomli_w  # only where a run is written
+
+    return tomli_w.dumps({key: value for key, value in asdict(config).items() if value is not None})

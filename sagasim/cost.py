@@ -1,0 +1,290 @@
+"""Time of an engine step, in whole picoseconds, from a calibration file; the closed sum over many steps, and its inverse.
+
+One step holds `decodes` sequences with one new token each (context_sum: tokens of all their contexts, the new token
+included; context_max: the longest) and prefill chunks (new tokens q on kv cached ones). With m tokens and n sequences:
+
+    gpu  = constant + sum of token terms(padded m) + sum of sequence terms(n)
+           + prefill base (once, one launch) + prefill(q, kv) of each chunk
+           + max(decode attention(decodes, context_sum), decode attention(1, context_max))
+    host = base + per_sequence * n + per_token * m
+    step = max(host, gpu) with asynchronous scheduling, else host + gpu
+
+While a batch does not change, every sequence grows by one token a step, so the step times are pieces of arithmetic
+series. All coefficients are integers: the closed sum equals the loop with ==.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from math import isqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sagasim.errors import CalibrationError
+
+__all__ = ["StepCost", "constant_calibration", "load_calibration"]
+
+Chunk = tuple[int, int]  # new tokens, cached tokens before them
+_ENDLESS = 1 << 62
+
+
+class _Curve(NamedTuple):
+    """Piecewise linear and continuous: value = values[i] + slopes[i] * (x - knots[i]); the last slope is held."""
+
+    knots: list[int]
+    values: list[int]
+    slopes: list[int]
+
+
+def graph_sizes(max_num_seqs: int, max_num_batched_tokens: int) -> list[int]:
+    """Batch sizes that vLLM 0.15 captures as CUDA graphs (config/vllm.py, _set_cudagraph_sizes)."""
+    largest = min(2 * max_num_seqs, 512, max_num_batched_tokens)
+    return [s for s in (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)) if s <= largest]
+
+
+def _curve(knots: Sequence[int], values: Sequence[int]) -> _Curve:
+    slopes = [(v1 - v0) // (k1 - k0) for k0, k1, v0, v1 in zip(knots, knots[1:], values, values[1:], strict=False)] or [0]
+    exact = [values[0]]
+    for i, slope in enumerate(slopes[: len(knots) - 1]):
+        exact.append(exact[-1] + slope * (knots[i + 1] - knots[i]))  # continuous with the whole slopes
+    return _Curve(list(knots), exact, slopes[: len(knots) - 1] + slopes[-1:])
+
+
+def _interpolate(x: int, knots: Sequence[int], values: Sequence[int]) -> int:
+    """Linear between knots, the first value below them, the last slope beyond them."""
+    if len(knots) == 1 or x <= knots[0]:
+        return values[0]
+    i = min(bisect_right(knots, x), len(knots) - 1)
+    return values[i - 1] + (values[i] - values[i - 1]) * (x - knots[i - 1]) // (knots[i] - knots[i - 1])
+
+
+class StepCost:
+    """Step times of one replica under a calibration (see load_calibration for its form)."""
+
+    def __init__(self, calibration: dict[str, Any], *, max_tokens: int, max_seqs: int, asynchronous: bool) -> None:
+        self._asynchronous = asynchronous
+        sizes = graph_sizes(max_seqs, max_tokens)
+        padded = [0, *(sizes[bisect_left(sizes, m)] if m <= sizes[-1] else m for m in range(1, max_tokens + 1))]
+        by_size = {m: _sum_terms(m, calibration["token_terms"], "tokens") for m in set(padded)}
+        self._token_ps = [calibration["constant_ps"] + by_size[m] for m in padded]
+        self._sequence_ps = [_sum_terms(n, calibration["sequence_terms"], "sequences") for n in range(max_seqs + 1)]
+        self._host = tuple(calibration["host"][key] for key in ("base_ps", "per_sequence_ps", "per_token_ps"))
+        self._attention = calibration["decode_attention"]
+        self._prefill = calibration["prefill_attention"]
+        self._shift: int = self._prefill["shift"]
+        self._curves: dict[int, _Curve] = {}
+
+    def step(self, decodes: int, context_sum: int, context_max: int, chunks: Sequence[Chunk]) -> int:
+        """Time of one step in ps; 0 for a step without work. A chunk of one token counts as a decode."""
+        tokens = decodes
+        sequences = decodes + len(chunks)
+        gpu = 0
+        prefills = False
+        for new, cached in chunks:
+            tokens += new
+            if new == 1:
+                decodes += 1
+                context_sum += cached + 1
+                context_max = max(context_max, cached + 1)
+            else:
+                gpu += self.prefill(new, cached)
+                prefills = True
+        if not tokens:
+            return 0
+        gpu += self._token_ps[tokens] + self._sequence_ps[sequences]
+        if prefills:
+            gpu += self._prefill["base_ps"]
+        if decodes:
+            gpu += max(self._value(decodes, context_sum), self._value(1, context_max))
+        base, per_sequence, per_token = self._host
+        host = base + per_sequence * sequences + per_token * tokens
+        return max(host, gpu, 1) if self._asynchronous else max(host + gpu, 1)
+
+    def prefill(self, new: int, cached: int) -> int:
+        """Attention time of a chunk in ps, without the base: bilinear in tile-rounded new tokens and cached tokens."""
+        p = self._prefill
+        rounded = -(-new // p["tile"]) * p["tile"]
+        pairs = rounded * (2 * cached + new)
+        scaled: int = p["per_tile_token"] * rounded + p["per_cached_token"] * cached + p["per_pair"] * pairs
+        return scaled >> self._shift
+
+    def total(self, decodes: int, context_sum: int, context_max: int, steps: int) -> int:
+        """Sum of `steps` decode-only steps, of which the first has these contexts; == the loop over step()."""
+        constant, floor = self._decode_constants(decodes)
+        elapsed = 0
+        while True:
+            value, slope, count = self._piece(decodes, context_sum, context_max, floor)
+            value += constant
+            if count >= steps:
+                return elapsed + steps * value + slope * (steps * (steps - 1) // 2)
+            elapsed += count * value + slope * (count * (count - 1) // 2)
+            steps -= count
+            context_sum += decodes * count
+            context_max += count
+
+    def steps_beyond(self, decodes: int, context_sum: int, context_max: int, time: int) -> int:
+        """The least number of steps whose total is greater than `time` (>= 0): the inverse of total()."""
+        constant, floor = self._decode_constants(decodes)
+        done = 0
+        while True:
+            value, slope, count = self._piece(decodes, context_sum, context_max, floor)
+            value += constant
+            whole = count * value + slope * (count * (count - 1) // 2)
+            if whole > time:
+                return done + _first_beyond(value, slope, time)
+            time -= whole
+            done += count
+            context_sum += decodes * count
+            context_max += count
+
+    def _decode_constants(self, decodes: int) -> tuple[int, int]:
+        """What every step of a decode-only batch costs besides attention, and the least value of attention above it."""
+        gpu = self._token_ps[decodes] + self._sequence_ps[decodes]
+        base, per_sequence, per_token = self._host
+        host = base + (per_sequence + per_token) * decodes
+        return (gpu, max(host, 1) - gpu) if self._asynchronous else (gpu + host, 1 - gpu - host)
+
+    def _piece(self, decodes: int, context_sum: int, context_max: int, floor: int) -> tuple[int, int, int]:
+        """The arithmetic series that attention follows from here: first value, increment, number of steps it holds."""
+        value, slope, count = self._segment(decodes, context_sum)
+        if decodes > 1:
+            skewed, skew_slope, skew_count = self._segment(1, context_max)
+            count = min(count, skew_count)
+            if skewed > value:
+                value, slope, skewed, skew_slope = skewed, skew_slope, value, slope
+            if skew_slope > slope:
+                count = min(count, (value - skewed) // (skew_slope - slope) + 1)
+        if value < floor:
+            if slope > 0:
+                count = min(count, (floor - value) // slope + 1)
+            return floor, 0, count
+        return value, slope, count
+
+    def _segment(self, decodes: int, context_sum: int) -> tuple[int, int, int]:
+        knots, values, slopes = self._curves.get(decodes) or self._curve(decodes)
+        i = bisect_right(knots, context_sum)
+        slope = slopes[i - 1]
+        count = -((context_sum - knots[i]) // decodes) if i < len(knots) else _ENDLESS
+        return values[i - 1] + slope * (context_sum - knots[i - 1]), slope * decodes, count
+
+    def _value(self, decodes: int, context_sum: int) -> int:
+        return self._segment(decodes, context_sum)[0]
+
+    def _curve(self, decodes: int) -> _Curve:
+        """Attention of `decodes` sequences over the sum of their contexts, interpolated between batch knots."""
+        batches, contexts, rows = self._attention["batch"], self._attention["context"], self._attention["ps"]
+        values = [_interpolate(decodes, batches, [row[k] for row in rows]) for k in range(len(contexts))]
+        curve = _curve([context * decodes for context in contexts], values)
+        self._curves[decodes] = curve
+        return curve
+
+
+def _sum_terms(x: int, terms: Sequence[dict[str, Any]], axis: str) -> int:
+    return sum(_interpolate(x, term[axis], term["ps"]) for term in terms) if x else 0
+
+
+def _first_beyond(value: int, slope: int, time: int) -> int:
+    """The least j with j * value + slope * j * (j - 1) / 2 > time."""
+    if slope == 0:
+        return time // value + 1
+    b = 2 * value - slope
+    j = (isqrt(b * b + 8 * slope * time) - b) // (2 * slope)
+    while j * value + slope * (j * (j - 1) // 2) <= time:
+        j += 1
+    return j
+
+
+def constant_calibration(step_ps: int = 0, *, decode_ps: int = 0, prefill_token_ps: int = 0) -> dict[str, Any]:
+    """A made-up calibration: every step costs step_ps, a context token read in decode and a prefilled token cost more."""
+    return {
+        "sagasim_calibration": 1,
+        "gpu": "any",
+        "model": "any",
+        "tp": 1,
+        "dtype": "none",
+        "provenance": {"status": "derived", "notes": ["made up for a test"]},
+        "host": {"base_ps": 0, "per_sequence_ps": 0, "per_token_ps": 0},
+        "constant_ps": step_ps,
+        "token_terms": [],
+        "sequence_terms": [],
+        "decode_attention": {"batch": [1, 2], "context": [1, 1025], "ps": [[0, 1024 * decode_ps], [0, 2048 * decode_ps]]},
+        "prefill_attention": {
+            "tile": 1,
+            "base_ps": 0,
+            "per_tile_token": prefill_token_ps,
+            "per_cached_token": 0,
+            "per_pair": 0,
+            "shift": 0,
+        },
+    }
+
+
+def load_calibration(path: Path) -> dict[str, Any]:
+    """Read and check a calibration file. Raises CalibrationError naming the file and the entry that is wrong."""
+    try:
+        loaded = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CalibrationError(f"cannot be read ({error.strerror})", where=str(path), expected="a calibration file") from None
+    except (ValueError, RecursionError):
+        raise CalibrationError("not a JSON document", where=str(path), expected="a calibration file") from None
+    if not isinstance(loaded, dict) or loaded.get("sagasim_calibration") != 1:
+        raise CalibrationError("not a calibration", where=str(path), expected='"sagasim_calibration": 1')
+    check_calibration(loaded, str(path))
+    return loaded
+
+
+def check_calibration(calibration: dict[str, Any], where: str) -> None:
+    """Raise CalibrationError unless every entry that StepCost reads is there and is non-negative and non-decreasing."""
+    host = _entry(calibration, "host", dict, where)
+    prefill = _entry(calibration, "prefill_attention", dict, where)
+    attention = _entry(calibration, "decode_attention", dict, where)
+    _whole(_entry(calibration, "constant_ps", int, where), where, "constant_ps")
+    for key in ("base_ps", "per_sequence_ps", "per_token_ps"):
+        _whole(_entry(host, key, int, f"{where}, host"), where, f"host.{key}")
+    for key in ("tile", "base_ps", "per_tile_token", "per_cached_token", "per_pair", "shift"):
+        _whole(_entry(prefill, key, int, f"{where}, prefill_attention"), where, f"prefill_attention.{key}")
+    if prefill["tile"] < 1 or prefill["shift"] > 62:
+        raise CalibrationError("tile or shift out of range", where=f"{where}, prefill_attention", expected="tile >= 1, shift <= 62")
+    for group, axis in (("token_terms", "tokens"), ("sequence_terms", "sequences")):
+        for term in _entry(calibration, group, list, where):
+            place = f"{where}, {group} {term.get('name', '?')!r}" if isinstance(term, dict) else f"{where}, {group}"
+            if not isinstance(term, dict):
+                raise CalibrationError("not a table", where=place, expected="an object")
+            _series(_entry(term, "ps", list, place), place, len(_axis(_entry(term, axis, list, place), place)))
+    batches = _axis(_entry(attention, "batch", list, f"{where}, decode_attention"), f"{where}, decode_attention.batch")
+    contexts = _axis(_entry(attention, "context", list, f"{where}, decode_attention"), f"{where}, decode_attention.context")
+    rows = _entry(attention, "ps", list, f"{where}, decode_attention")
+    if len(rows) != len(batches) or batches[0] != 1 or contexts[0] != 1:
+        raise CalibrationError("rows and axes differ", where=f"{where}, decode_attention", expected="axes from 1, a row per batch")
+    for row in rows:
+        _series(row, f"{where}, decode_attention.ps", len(contexts))
+
+
+def _entry(table: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    value = table.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise CalibrationError(f"{key!r} is missing or wrong", where=where, expected=f"{key!r} of type {kind.__name__}")
+    return value
+
+
+def _whole(value: Any, where: str, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+        raise CalibrationError(f"{what} is {value!r}", where=where, expected="a whole number, not negative")
+    return value
+
+
+def _axis(values: list[Any], where: str) -> list[int]:
+    numbers = [_whole(value, where, "axis") for value in values]
+    if not numbers or numbers[0] < 1 or any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+        raise CalibrationError("axis does not increase from 1", where=where, expected="increasing whole numbers")
+    return numbers
+
+
+def _series(values: Any, where: str, length: int) -> None:
+    if not isinstance(values, list) or len(values) != length:
+        raise CalibrationError("wrong number of values", where=where, expected=f"{length} values")
+    numbers = [_whole(value, where, "time") for value in values]
+    if any(a > b for a, b in zip(numbers, numbers[1:], strict=False)):
+        raise CalibrationError("times decrease", where=where, expected="non-decreasing times")

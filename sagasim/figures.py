@@ -1,0 +1,232 @@
+"""The figure of a run or a comparison, drawn by a process of its own.
+
+Importing matplotlib takes as long as simulating ten thousand calls. So `Painter` starts `python -m sagasim.figures`
+before the simulation; that process imports, waits on its standard input for one line of JSON, draws, and exits. A
+figure that fails is a warning: results never depend on it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Painter", "draw"]
+
+_TIMEOUT_S = 120
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SOURCES = (  # where prompt tokens came from: name in the data, legend, colour
+    ("hit", "found in the prefix cache", "#7FC8A9"),
+    ("first", "new", "#D9D9D9"),
+    ("regenerated_uncached", "again: never cached", "#D6604D"),
+    ("regenerated_here", "again: evicted here", "#F4A582"),
+    ("regenerated_elsewhere", "again: cached elsewhere", "#67001F"),
+)
+
+Entry = Mapping[str, Any]  # of metrics.figure_entry
+
+
+class Painter:
+    """The drawing process: started on entering, told what to draw by `finish`, ended on leaving whatever happens."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Painter:
+        home = str(Path(__file__).parents[1])  # the child finds the same package, installed or not
+        path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "sagasim.figures"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
+            )
+        except OSError:
+            self._process = None
+        return self
+
+    def finish(self, out: Path, title: str, entries: Sequence[Entry]) -> str | None:
+        """Have the figure drawn at `out`. Returns None, or one line saying why there is no figure."""
+        if self._process is None:
+            return "the drawing process could not be started"
+        order = json.dumps({"out": str(out), "title": title, "entries": list(entries)})
+        try:
+            _, errors = self._process.communicate(order + "\n", timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return f"drawing took more than {_TIMEOUT_S} s"
+        except OSError as error:
+            return f"the drawing process is gone: {error.strerror}"
+        if self._process.returncode:
+            return (errors.strip().splitlines() or ["the drawing process failed"])[-1]
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.kill()
+        for stream in (self._process.stdin, self._process.stderr):
+            if stream is not None and not stream.closed:
+                stream.close()
+        self._process.wait()
+
+
+def draw(out: Path, title: str, entries: Sequence[Entry]) -> None:
+    """Draw the entries, one line or bar for each label (seeds of one label are averaged), as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry["label"], []).append(entry)
+    figure = Figure(figsize=(11, 5.2 + 0.38 * len(groups)), dpi=100)
+    FigureCanvasAgg(figure)
+    _lay_out(figure, title, groups)
+    figure.savefig(out, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
+
+
+def _lay_out(figure: Figure, title: str, groups: Mapping[str, Sequence[Entry]]) -> None:
+    bars = 1.15 + 0.38 * len(groups)
+    left = max(0.075, 0.03 + 0.0065 * max((len(label) for label in groups), default=0))
+    grid = figure.add_gridspec(
+        2, 2, height_ratios=[3.1, bars], left=left, right=0.98, top=0.89, bottom=0.16, hspace=0.45, wspace=0.2
+    )
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
+    _completion(figure.add_subplot(grid[0, 0]), groups)
+    _tail(figure.add_subplot(grid[0, 1]), groups)
+    _tokens(figure.add_subplot(grid[1, :]), groups)
+
+
+def _mean_curve(entries: Sequence[Entry], name: str) -> list[float]:
+    """The quantiles averaged over seeds; empty if no seed has any."""
+    curves = [entry[name] for entry in entries if entry[name]]
+    return [sum(points) / len(curves) for points in zip(*curves, strict=True)]
+
+
+def _positive(curve: Sequence[float]) -> list[float]:
+    """Seconds that a logarithmic axis can show."""
+    return [max(value, 1e-3) for value in curve]
+
+
+def _completion(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
+    for (label, entries), colour in zip(groups.items(), _LINES * len(groups), strict=False):
+        curve = _positive(_mean_curve(entries, "tct_s"))
+        if curve:
+            shares = [100 * i / (len(curve) - 1) for i in range(len(curve))]
+            text = f"{label}: median {_seconds(curve[len(curve) // 2])}"
+            axes.plot(curve, shares, color=colour, linewidth=2, label=text)
+            for entry in entries if len(entries) > 1 else ():
+                axes.plot(_positive(entry["tct_s"]), shares, color=colour, linewidth=0.6, alpha=0.5)
+    axes.set_title("Tasks completed (left is better)", fontsize=10, loc="left")
+    axes.set_xlabel("task completion time (s)")
+    axes.set_ylabel("tasks (%)")
+    axes.set_ylim(0, 100)
+    _log_seconds(axes)
+    _finish(axes, "lower right")
+
+
+def _tail(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
+    for (label, entries), colour in zip(groups.items(), _LINES * len(groups), strict=False):
+        curve = _positive(_mean_curve(entries, "ttft_s"))
+        if curve:
+            steps = len(curve) - 1
+            shares = [100 * (1 - i / steps) for i in range(steps)]  # without the maximum, whose share is 0
+            text = f"{label}: p99 {_seconds(curve[round(0.99 * steps)])}"
+            axes.plot(curve[:-1], shares, color=colour, linewidth=2, label=text)
+    axes.set_yscale("log")
+    axes.set_title("Calls that wait longer for their first token (lower is better)", fontsize=10, loc="left")
+    axes.set_xlabel("time to first token (s)")
+    axes.set_ylabel("calls (%)")
+    axes.set_ylim(0.5, 100)
+    axes.set_yticks([1, 10, 100], ["1", "10", "100"])
+    _log_seconds(axes)
+    _finish(axes, "lower left")
+
+
+def _tokens(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
+    labels = list(groups)[::-1]
+    starts = [0.0] * len(labels)
+    for name, legend, colour in _SOURCES:
+        widths = [100 * sum(e["shares"][name] for e in groups[label]) / len(groups[label]) for label in labels]
+        axes.barh(labels, widths, left=starts, color=colour, label=legend, height=0.62)
+        for row, width in enumerate(widths):
+            if width >= 4:
+                dark = name in ("regenerated_elsewhere", "regenerated_uncached")
+                axes.text(
+                    starts[row] + width / 2,
+                    row,
+                    f"{width:.0f} %",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if dark else "black",
+                )
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    axes.set_title(
+        "Prompt tokens: found in the cache, or prefilled for the first time or again", fontsize=10, loc="left"
+    )
+    axes.set_xlabel("prompt tokens (%)", labelpad=1)
+    axes.set_xlim(0, max(100.0, *starts))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.figure.legend(
+        *axes.get_legend_handles_labels(), loc="lower center", ncols=len(_SOURCES), fontsize=8.5, frameon=False
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 100 else f"{value:.3g} s"
+
+
+def _log_seconds(axes: Axes) -> None:
+    """A logarithmic x axis with ticks that can be read: powers of ten, or 1, 2, 5 where those would be few."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in decades for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
+    if len(ticks) > 8:
+        ticks = [10.0**power for power in decades if low <= 10.0**power <= high]
+    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+    axes.set_xlim(low, high)
+
+
+def _finish(axes: Axes, legend: Literal["lower left", "lower right"]) -> None:
+    axes.minorticks_off()  # half of the drawing time
+    axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=legend, fontsize=9, frameon=False)
+
+
+def _child() -> None:
+    """Import while the parent simulates, then draw what the one line on standard input says."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import matplotlib.gridspec  # noqa: F401
+
+    line = sys.stdin.readline()
+    if line:
+        order = json.loads(line)
+        draw(Path(order["out"]), order["title"], order["entries"])
+
+
+if __name__ == "__main__":
+    _child()

@@ -1,0 +1,212 @@
+"""The agentic_mooncake format: one JSON object per request, prompts as lists of block ids (traces/SCHEMA.md).
+
+Two prompts share exactly the blocks at their start whose ids are equal, in the whole file: inside a session a request
+extends the earlier one it shares most with, across sessions it extends a named prefix `blocks/<n>`. A last block that
+`input_length` fills only in part is shared as far as both prompts cover it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from sagasim.core import MAX_DURATION_PS, Call, Prefix, Task, check_task
+from sagasim.errors import TraceError
+from sagasim.importers.blocks import BlockTrie, Node
+from sagasim.importers.lines import number, parse, read_lines, sequence, text, tokens
+from sagasim.units import PS_PER_US
+
+__all__ = ["BLOCK_TOKENS", "looks_like_agentic_mooncake", "read_agentic_mooncake"]
+
+BLOCK_TOKENS = 512
+WAITS = ("delay", "tool_wait_ms")  # both are waited after the last dependency
+DAY_US = 86_400 * 10**6
+
+
+@dataclass(slots=True)
+class _Row:
+    name: str
+    session: str
+    where: str
+    prompt: int
+    hashed: int  # tokens of the prompt that the block ids cover
+    output: int
+    ids: list[int]
+    after: tuple[str, ...]
+    wait_us: int
+    start_us: int | None
+    branches: tuple[str, ...]
+
+
+def looks_like_agentic_mooncake(fields: dict[str, Any]) -> bool:
+    return "input_length" in fields and "output_length" in fields
+
+
+def read_agentic_mooncake(path: Path, block_tokens: int = BLOCK_TOKENS) -> Iterator[Task]:
+    """One task per session, in the order of the first rows; sessions that wait for each other are one task.
+
+    The whole file is held in memory, for any two rows of it may share a prefix. Requests without session_id are tasks
+    of their own. Block ids that are missing altogether mean that nothing is shared.
+    """
+    rows = _load(path, block_tokens)
+    groups = [_ordered(group) for group in _groups(rows)]
+    trie = BlockTrie(block_tokens)
+    found: list[list[tuple[int, int, Node | None]]] = []
+    for session, group in enumerate(groups):
+        found.append([trie.add(row.ids, row.hashed, session, place) for place, row in enumerate(group)])
+    for group, matches in zip(groups, found, strict=True):
+        task = _task(group, matches, trie)
+        check_task(task, f"{group[0].where}: task {task.name!r}")
+        yield task
+
+
+def _load(path: Path, block_tokens: int) -> dict[str, _Row]:
+    rows: dict[str, _Row] = {}
+    file = str(path)
+    for count, line in read_lines(path):
+        where = f"{file}:{count}"
+        row = _row(parse(line, where), where, count, block_tokens)
+        if row.name in rows:
+            raise TraceError(f"request {row.name!r} twice", where=where, expected="request ids unique within the file")
+        rows[row.name] = row
+    for row in rows.values():
+        for name in row.after + row.branches:
+            if name not in rows:
+                raise TraceError(f"unknown request {name!r}", where=row.where, expected="request ids of this file")
+    _start_branches(rows)
+    _rebase(rows)
+    return rows
+
+
+def _rebase(rows: dict[str, _Row]) -> None:
+    """Times that begin more than a day after 0 (Unix time) count from the first one on."""
+    first = min((row.start_us for row in rows.values() if row.start_us is not None), default=0)
+    if first > DAY_US:
+        for row in rows.values():
+            row.start_us = None if row.start_us is None else row.start_us - first
+
+
+def _row(fields: dict[str, Any], where: str, count: int, block_tokens: int) -> _Row:
+    get = fields.get
+    name, session, start_ms, ids = get("request_id"), get("session_id"), get("timestamp"), get("hash_ids")
+    name = f"row {count}" if name is None else text(name, "request_id", where)
+    prompt = tokens(fields, "input_length", where, 1)
+    ids = [] if ids is None else sequence(ids, "hash_ids", where)
+    if ids:
+        _check_ids(ids, prompt, block_tokens, where)
+    wait_ms = 0.0
+    for key in WAITS:
+        if (value := get(key)) is not None:
+            wait_ms += number(value, key, where, 0, 1e12)
+    return _Row(
+        name,
+        name if session is None else text(session, "session_id", where),
+        where,
+        prompt,
+        min(prompt, len(ids) * block_tokens),
+        max(tokens(fields, "output_length", where), 1),
+        ids,
+        _names(get("wait_for"), "wait_for", where),
+        round(wait_ms * 1000),
+        None if start_ms is None else round(number(start_ms, "timestamp", where, 0, 1e14) * 1000),
+        _names(get("branches"), "branches", where),
+    )
+
+
+def _names(raw: object, key: str, where: str) -> tuple[str, ...]:
+    if raw is None:
+        return ()
+    names = [text(name, key, where) for name in sequence(raw, key, where)]
+    return tuple(names) if len(names) < 2 else tuple(dict.fromkeys(names))
+
+
+def _check_ids(ids: list[Any], prompt: int, block_tokens: int, where: str) -> None:
+    if set(map(type, ids)) != {int}:
+        raise TraceError("hash_ids holds something else than whole numbers", where=where, expected="a list of ids")
+    if not prompt // block_tokens <= len(ids) <= -(-prompt // block_tokens):
+        what = f"{len(ids)} block ids for {prompt} tokens"
+        fits = -(-prompt // len(ids))
+        expected = f"blocks of {block_tokens} tokens (block_tokens={fits} would fit this row)"
+        raise TraceError(what, where=where, expected=expected)
+
+
+def _start_branches(rows: dict[str, _Row]) -> None:
+    """A branch without dependencies or time of its own starts beside the request that names it."""
+    for row in rows.values():
+        for name in row.branches:
+            branch = rows[name]
+            if not branch.after and row.after and branch.start_us is None:
+                branch.after, branch.wait_us = row.after, row.wait_us + branch.wait_us
+
+
+def _groups(rows: dict[str, _Row]) -> list[list[_Row]]:
+    """Rows by session; sessions joined by wait_for or branches together, first session first."""
+    leader: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    order = {row.session: place for place, row in enumerate(reversed(rows.values()))}
+    for row in rows.values():
+        for other in row.after + row.branches:
+            session = rows[other].session
+            if session != row.session:
+                first, second = sorted((root(row.session), root(session)), key=lambda name: -order[name])
+                leader[second] = first
+    groups: dict[str, list[_Row]] = {}
+    for row in rows.values():
+        groups.setdefault(root(row.session), []).append(row)
+    return list(groups.values())
+
+
+def _ordered(rows: list[_Row]) -> list[_Row]:
+    """The rows in file order, or where a row waits for a later one, every row after those it waits for."""
+    seen: set[str] = set()
+    for row in rows:
+        if not seen.issuperset(row.after):
+            break
+        seen.add(row.name)
+    else:
+        return rows
+    named = {row.name: row for row in rows}
+    try:
+        return [named[name] for name in TopologicalSorter({row.name: row.after for row in rows}).static_order()]
+    except CycleError as error:
+        where = named[error.args[1][0]].where
+        raise TraceError("requests that wait for each other", where=where, expected="no cycle in wait_for") from None
+
+
+def _task(rows: list[_Row], matches: list[tuple[int, int, Node | None]], trie: BlockTrie) -> Task:
+    starts = [row.start_us for row in rows if not row.after and row.start_us is not None]
+    arrival_us = min(starts, default=None)
+    prefixes: dict[str, Prefix] = {}
+    main = rows[0].session
+    calls: list[Call] = []
+    for row, (place, shared, end) in zip(rows, matches, strict=True):
+        extends, keep = (rows[place].name, shared) if shared else (None, 0)
+        node, across = trie.shared_across(end, row.hashed)
+        if node is not None and across > keep:
+            extends, keep = trie.declare(node, prefixes), across
+        wait_us = row.wait_us
+        if not row.after and row.start_us is not None and arrival_us is not None:
+            wait_us += row.start_us - arrival_us
+        calls.append(
+            Call(
+                row.name,
+                row.prompt - keep,
+                row.output,
+                extends,
+                keep,
+                row.after,
+                min(wait_us * PS_PER_US, MAX_DURATION_PS),
+                (),
+                "" if row.session == main else row.session,
+            )
+        )
+    arrival_ps = None if arrival_us is None else arrival_us * PS_PER_US
+    return Task(main, tuple(calls), arrival_ps=arrival_ps, prefixes=tuple(prefixes.values()))

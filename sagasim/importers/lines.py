@@ -1,0 +1,168 @@
+"""Lines of JSON from files nobody has checked: reading with limits, and the checks of single values.
+
+Every error names file and line. A line longer than LINE_BYTES is refused while it is read, so that a small gzip file
+that unpacks to gigabytes costs no more memory than one line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from sagasim.core import MAX_DURATION_PS, MAX_TOKENS
+from sagasim.errors import TraceError
+from sagasim.units import ps_from_s
+
+__all__ = [
+    "LINE_BYTES",
+    "duration",
+    "mapping",
+    "number",
+    "optional_seconds",
+    "parse",
+    "read_lines",
+    "sequence",
+    "text",
+    "tokens",
+    "whole",
+]
+
+LINE_BYTES = 64 * 2**20
+NAME_CHARACTERS = 400
+MAX_SECONDS = MAX_DURATION_PS / 10**12
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line) of a text file, plain or gzip as its first bytes say.
+
+    One empty line at the end is skipped, any other is an error. A file without lines is an error.
+    """
+    if path.is_dir():
+        raise TraceError("a folder", where=str(path), expected="a trace file")
+    if path.exists() and not path.is_file():
+        raise TraceError("not a regular file", where=str(path), expected="a trace file")
+    number = 0
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == _GZIP_MAGIC
+            raw.seek(0)
+            stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
+            for number, line in _limited(stream, path):
+                yield number, line
+    except FileNotFoundError:
+        raise TraceError("no such file", where=str(path), expected="a trace file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TraceError(
+            f"broken gzip ({error})", where=f"{path}:{number + 1}", expected="a complete gzip file"
+        ) from None
+    except OSError as error:
+        raise TraceError(f"cannot be read ({error.strerror})", where=str(path), expected="a readable file") from None
+    if not number:
+        raise TraceError("an empty file", where=str(path), expected="at least one line of JSON")
+
+
+def _limited(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
+    empty = 0
+    for number, line in enumerate(iter(lambda: stream.readline(LINE_BYTES + 1), b""), start=1):
+        if len(line) > LINE_BYTES:
+            expected = f"at most {LINE_BYTES >> 20} MiB a line"
+            raise TraceError("a line that is too long", where=f"{path}:{number}", expected=expected)
+        if empty:
+            raise TraceError("an empty line", where=f"{path}:{empty}", expected="one JSON object per line")
+        if line.isspace():
+            empty = number
+        else:
+            yield number, line
+
+
+def parse(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object of a line."""
+    try:
+        value = _decode(line.decode())
+    except UnicodeDecodeError:
+        raise TraceError("not text", where=where, expected="one JSON object per line, in UTF-8") from None
+    except RecursionError:
+        raise TraceError("JSON nested too deeply", where=where, expected="one flat JSON object per line") from None
+    except ValueError as error:
+        what = "the file ends inside a line" if not line.endswith(b"\n") else "not JSON"
+        raise TraceError(f"{what} ({str(error)[:80]})", where=where, expected="one JSON object per line") from None
+    if type(value) is not dict:
+        raise TraceError(f"{_kind(value)} instead of an object", where=where, expected="one JSON object per line")
+    return value
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
+        return "a huge number"
+    return repr(value)[:40] if isinstance(value, (int, float, str)) else _kind(value)
+
+
+def whole(value: object, key: str, where: str, low: int = 0, high: int = MAX_TOKENS) -> int:
+    """A whole number from low to high."""
+    if type(value) is int and low <= value <= high:
+        return value
+    raise TraceError(f"{key} is {_shown(value)}", where=where, expected=f"a whole number from {low} to {high}")
+
+
+def tokens(fields: dict[str, Any], key: str, where: str, low: int = 0) -> int:
+    """A token count that must be there."""
+    if key not in fields:
+        raise TraceError(f"{key} is missing", where=where, expected=f"a whole number of tokens from {low}")
+    return whole(fields[key], key, where, low)
+
+
+def number(value: object, key: str, where: str, low: float = 0.0, high: float = MAX_SECONDS) -> float:
+    """A finite number from low to high."""
+    if type(value) in (int, float) and low <= value <= high and math.isfinite(value):  # type: ignore[operator,arg-type]
+        return float(value)  # type: ignore[arg-type]
+    raise TraceError(f"{key} is {_shown(value)}", where=where, expected=f"a number from {low:g} to {high:.0f}")
+
+
+def duration(value: object, key: str, where: str) -> int:
+    """Seconds as picoseconds, quantised to whole microseconds."""
+    return ps_from_s(number(value, key, where))
+
+
+def optional_seconds(fields: dict[str, Any], key: str, where: str, low: float = 0.0) -> float | None:
+    """Seconds, or None where the source does not say. Sessions last up to months, so the limit is wide."""
+    value = fields.get(key)
+    return None if value is None else number(value, key, where, low, 1e8)
+
+
+def text(value: object, key: str, where: str) -> str:
+    """A name: printable, not empty, not endless."""
+    if type(value) is str and 0 < len(value) <= NAME_CHARACTERS and value.isprintable():
+        return value
+    expected = f"1 to {NAME_CHARACTERS} printable characters"
+    raise TraceError(f"{key} is {_shown(value)}", where=where, expected=expected)
+
+
+def sequence(value: object, key: str, where: str) -> list[Any]:
+    if type(value) is list:
+        return value
+    raise TraceError(f"{key} is {_shown(value)}", where=where, expected="a list")
+
+
+def mapping(value: object, key: str, where: str) -> dict[str, Any]:
+    if type(value) is dict:
+        return value
+    raise TraceError(f"{key} is {_shown(value)}", where=where, expected="an object")

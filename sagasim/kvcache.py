@@ -1,0 +1,383 @@
+"""Residency of KV blocks on one replica, as vLLM v1 keeps it, on runs of blocks instead of single blocks.
+
+vLLM keeps one queue of free blocks. A finished call's blocks join its tail, last block first; new blocks are taken from
+its head, and a block that held cached tokens is evicted by that. Identical blocks may exist several times; the earliest
+registered one is found. Because a path is released as a whole and deepest first, neighbours in a path are neighbours in
+the queue: a run (branch, lo, hi) stands for blocks lo..hi-1 that share holders and queue position, evicted from hi down.
+Runs are split where a prompt needs only a part and joined again when released together.
+
+A scored eviction replaces the queue order: blank blocks go first, then idle contexts by rank, always deepest block first
+and only where no cached block continues it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sagasim.errors import LawError
+from sagasim.plan import Branch
+from sagasim.seams import IdleContext
+
+__all__ = ["BlockTable", "KVCache", "Portion", "Run"]
+
+Path = tuple[tuple[Branch, int], ...]
+Rank = Callable[[IdleContext, int], float]
+
+
+class Run:
+    """Blocks lo..hi-1 of a branch (None: blank blocks, which hold nothing that can be found)."""
+
+    __slots__ = ("branch", "hi", "idle", "lo", "next", "prev", "ref")
+
+    def __init__(self, branch: Branch | None, lo: int, hi: int) -> None:
+        self.branch = branch
+        self.lo = lo
+        self.hi = hi
+        self.ref = 0  # calls that hold it
+        self.idle: IdleContext | None = None  # whose release made it idle
+        self.prev: Run = self
+        self.next: Run = self
+
+
+Portion = tuple[Run, int, int]  # blocks lo..hi-1 of a run
+
+
+class BlockTable:
+    """The blocks that a call holds: runs from the root down, then private blocks up to `allocated`."""
+
+    __slots__ = ("allocated", "registered", "runs")
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.registered = 0  # blocks in runs
+        self.allocated = 0  # blocks in all
+
+
+class KVCache:
+    """All blocks of one replica. free: blocks that no call holds; cached: those of them that can still be hit."""
+
+    def __init__(self, num_blocks: int, replica: int, *, rank: Rank | None = None, batch: int = 1) -> None:
+        self.num_blocks = num_blocks
+        self.free = num_blocks
+        self.cached = 0
+        self.evicted = 0
+        self._replica = replica
+        self._rank = rank
+        self._batch = batch
+        self._blank = num_blocks  # free blocks that hold nothing; kept only for a scored eviction
+        self._index: dict[Branch, list[Run]] = {}  # in order of registration
+        self._duplicated: set[Branch] = set()  # branches that have held a block twice
+        self._tables: set[BlockTable] = set()
+        self._queue = Run(None, 0, 0)  # sentinel: next is the head, prev the tail
+        if rank is None:
+            self._append(Run(None, 0, num_blocks))
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be taken without asking a policy."""
+        return self.free if self._rank is None else self._blank
+
+    # ---- looking
+
+    def match(self, path: Path, limit: int) -> tuple[list[Portion], int, int]:
+        """The longest cached chain of at most `limit` blocks: portions, blocks, idle blocks of them. Changes nothing."""
+        portions: list[Portion] = []
+        index = self._index
+        at = idle = 0
+        for branch, end in path:
+            if end > limit:
+                end = limit
+            runs = index.get(branch)
+            if runs is None:
+                break
+            while at < end:
+                for number, run in enumerate(runs):
+                    if run.lo <= at < run.hi:
+                        break
+                else:
+                    return portions, at, idle
+                hi = run.hi if run.hi < end else end
+                for earlier in runs[:number]:  # a copy registered before this one is found from its start on
+                    if at < earlier.lo < hi:
+                        hi = earlier.lo
+                portions.append((run, at, hi))
+                if not run.ref:
+                    idle += hi - at
+                at = hi
+            if at >= limit:
+                break
+        return portions, at, idle
+
+    def once_cached(self, path: Path, limit: int) -> tuple[int, int]:
+        """Blocks of the path, at most `limit`, that were ever cached: on this replica, and on any."""
+        here = anywhere = 0
+        lo = len(path) - 1
+        for i in range(lo, -1, -1):
+            branch, end = path[i]
+            if not anywhere and branch.ever_any:
+                anywhere = min(branch.ever_any, end, limit)
+            known = branch.ever.get(self._replica)
+            if known is not None:
+                here = min(known, end, limit)
+                break
+        return here, anywhere
+
+    # ---- changing
+
+    def hold(self, table: BlockTable, portions: list[Portion], now: int) -> int:
+        """Give the call these blocks; idle ones leave the queue. Returns idle blocks times their idle ps."""
+        reused = 0
+        self._tables.add(table)
+        for run, lo, hi in portions:
+            if lo > run.lo:
+                self._split(run, lo)
+            if hi < run.hi:
+                run = self._split(run, hi)  # noqa: PLW2901 - the upper part is what is held
+            if not run.ref:
+                length = run.hi - run.lo
+                self.free -= length
+                self.cached -= length
+                if run.idle is not None:
+                    reused += length * (now - run.idle.since_ps)
+                    run.idle = None
+                self._unlink(run)
+            run.ref += 1
+            table.runs.append(run)
+        if table.runs:
+            table.registered = table.allocated = table.runs[-1].hi
+        return reused
+
+    def take(self, table: BlockTable, count: int, now: int) -> None:
+        """Give the call `count` new blocks (there are as many free ones)."""
+        table.allocated += count
+        self.grow(count, now)
+
+    def grow(self, count: int, now: int) -> None:
+        """Take `count` blocks out of the free ones, evicting as needed."""
+        self.free -= count
+        if self._rank is not None:
+            while count > self._blank:
+                count -= self._blank
+                self._blank = 0
+                self._evict_by_rank(min(self._batch, self.cached), now)
+            self._blank -= count
+            return
+        queue = self._queue
+        while count:
+            run = queue.next
+            length = run.hi - run.lo
+            part = length if length < count else count
+            run.hi -= part
+            count -= part
+            if run.branch is not None:
+                self.cached -= part
+                self.evicted += part
+            if part == length:
+                self._unlink(run)
+                if run.branch is not None:
+                    self._forget(run)
+
+    def register(self, table: BlockTable, path: Path, upto: int) -> None:
+        """Make blocks of the call findable up to block `upto` of its path (they are allocated)."""
+        at = table.registered
+        if at >= upto:
+            return
+        table.registered = upto
+        for branch, end in path:
+            if end <= at:
+                continue
+            stop = end if end < upto else upto
+            self._register_in(table, branch, at, stop)
+            if branch.ever.get(self._replica, 0) < stop:
+                branch.ever[self._replica] = stop
+                if branch.ever_any < stop:
+                    branch.ever_any = stop
+            at = stop
+            if at == upto:
+                break
+
+    def _register_in(self, table: BlockTable, branch: Branch, lo: int, hi: int) -> None:
+        runs = self._index.get(branch)
+        last = table.runs[-1] if table.runs else None
+        extends = last is not None and last.branch is branch and last.hi == lo and last.ref == 1
+        if extends and runs is not None and len(runs) == 1 and last is not None:
+            last.hi = hi
+            return
+        if runs is None:
+            runs = self._index[branch] = []
+        while lo < hi:
+            covering = [run for run in runs if run.hi > lo and run.lo < hi]
+            at_lo = [run for run in covering if run.lo <= lo]
+            edges = [run.hi for run in at_lo] or [run.lo for run in covering]
+            stop = min([hi, *edges])
+            if at_lo:
+                self._duplicated.add(branch)
+            if extends and not at_lo and last is not None:
+                last.hi = stop
+            else:
+                last = Run(branch, lo, stop)
+                last.ref = 1
+                runs.append(last)
+                table.runs.append(last)
+            extends = True
+            lo = stop
+
+    def release(self, table: BlockTable, idle: IdleContext) -> None:
+        """The call lets go of its blocks: those that nobody else holds join the queue, the last block first."""
+        self._tables.discard(table)
+        private = table.allocated - table.registered
+        if private:
+            self.free += private
+            self._add_blank(private)
+        below: Run | None = None
+        for run in reversed(table.runs):
+            run.ref -= 1
+            if run.ref:
+                continue
+            length = run.hi - run.lo
+            self.free += length
+            self.cached += length
+            if below is not None and below.branch is run.branch and below.lo == run.hi and run.branch not in self._duplicated:
+                below.lo = run.lo  # released together: one run again
+                self._forget(run)
+                continue
+            run.idle = idle
+            self._append(run)
+            below = run
+        table.runs = []
+
+    # ---- runs and queue
+
+    def _split(self, run: Run, at: int) -> Run:
+        """Cut a run at block `at`; returns the new upper part (lo..at-1), the old object keeps the rest."""
+        assert run.branch is not None
+        upper = Run(run.branch, run.lo, at)
+        upper.ref = run.ref
+        upper.idle = run.idle
+        run.lo = at
+        runs = self._index[run.branch]
+        runs.insert(runs.index(run), upper)
+        if run.ref:
+            for table in self._tables:
+                if run in table.runs:
+                    table.runs.insert(table.runs.index(run), upper)
+        else:
+            upper.prev, upper.next = run, run.next  # behind the deeper part, which goes first
+            run.next.prev = upper
+            run.next = upper
+        return upper
+
+    def _append(self, run: Run) -> None:
+        tail = self._queue.prev
+        run.prev, run.next = tail, self._queue
+        tail.next = self._queue.prev = run
+
+    def _unlink(self, run: Run) -> None:
+        run.prev.next = run.next
+        run.next.prev = run.prev
+
+    def _add_blank(self, count: int) -> None:
+        if self._rank is not None:
+            self._blank += count
+        elif self._queue.prev.branch is None and self._queue.prev is not self._queue:
+            self._queue.prev.hi += count
+        else:
+            self._append(Run(None, 0, count))
+
+    def _forget(self, run: Run) -> None:
+        assert run.branch is not None
+        runs = self._index[run.branch]
+        runs.remove(run)
+        if not runs:
+            del self._index[run.branch]
+            self._duplicated.discard(run.branch)
+
+    # ---- scored eviction
+
+    def _evict_by_rank(self, count: int, now: int) -> None:
+        """Turn `count` idle cached blocks into blank ones: lowest rank first, ranks taken once, deepest blocks first."""
+        assert self._rank is not None
+        idle: list[Run] = []
+        run = self._queue.next
+        while run is not self._queue:
+            idle.append(run)
+            run = run.next
+        sizes: dict[int, int] = {}
+        contexts: dict[int, IdleContext] = {}
+        for run in idle:
+            assert run.idle is not None
+            number = run.idle.number
+            contexts[number] = run.idle
+            sizes[number] = sizes.get(number, 0) + run.hi - run.lo
+        ranks = {n: (self._rank(contexts[n]._replace(blocks=size), now), n) for n, size in sizes.items()}
+        order = sorted(((ranks[run.idle.number], -run.hi), run) for run in idle if run.idle is not None)
+        candidates = [run for _, run in order]
+        forks = self._forks()
+        while count:
+            for run in candidates:
+                room = self._evictable(run, forks)
+                if room:
+                    break
+            else:  # what is left is continued through another copy of itself, which stays
+                run, room = candidates[0], 1
+            part = min(count, room)
+            self._evict_tail(run, part, forks)
+            count -= part
+            if run.lo == run.hi:
+                candidates.remove(run)
+
+    def _forks(self) -> dict[tuple[Branch, int], int]:
+        """(branch, block) -> cached branches that continue the path there."""
+        forks: dict[tuple[Branch, int], int] = {}
+        for branch in self._index:
+            if len(branch.path) > 1:
+                at = branch.path[-2]
+                forks[at] = forks.get(at, 0) + 1
+        return forks
+
+    def _evictable(self, run: Run, forks: dict[tuple[Branch, int], int]) -> int:
+        """How many blocks may go from the tail of an idle run."""
+        assert run.branch is not None
+        floor = run.lo
+        for (branch, at), count in forks.items():
+            if branch is run.branch and count and floor < at <= run.hi:
+                floor = at
+        for other in self._index[run.branch]:
+            if other is run or other.lo > run.hi or other.hi <= run.lo:
+                continue
+            if other.hi > run.hi:
+                return 0
+            floor = max(floor, other.hi - 1)  # a second copy: its last block continues ours
+        return run.hi - floor
+
+    def _evict_tail(self, run: Run, count: int, forks: dict[tuple[Branch, int], int]) -> None:
+        run.hi -= count
+        self.cached -= count
+        self.evicted += count
+        self._blank += count
+        if run.hi == run.lo:
+            assert run.branch is not None
+            self._unlink(run)
+            self._forget(run)
+            if run.branch not in self._index and len(run.branch.path) > 1:
+                forks[run.branch.path[-2]] -= 1
+
+    # ---- law
+
+    def check_integrity(self) -> None:
+        """Raise LawError unless blocks held, cached and blank add up and every run is in its place."""
+        queued = cached = 0
+        run = self._queue.next
+        while run is not self._queue:
+            if run.ref or run.lo >= run.hi:
+                raise LawError(f"a run of {run.hi - run.lo} blocks with {run.ref} holders waits for eviction")
+            queued += run.hi - run.lo
+            cached += run.hi - run.lo if run.branch is not None else 0
+            run = run.next
+        blank = self._blank if self._rank is not None else 0
+        if queued + blank != self.free or cached != self.cached:
+            raise LawError(f"{queued + blank} free blocks in the queue, {self.free} counted; cached {cached}, {self.cached}")
+        for branch, runs in self._index.items():
+            for run in runs:
+                if run.branch is not branch or run.lo >= run.hi:
+                    raise LawError(f"a run in the wrong place or empty: {run.lo}..{run.hi}")

@@ -1,0 +1,136 @@
+"""The options of the command line, and what configuration they make. Nothing is printed here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from sagasim import __version__
+from sagasim.errors import ConfigError, nearest
+
+__all__ = ["Command", "layers", "make_parser"]
+
+Command = Callable[[argparse.Namespace], None]
+
+# Options that set one key of the configuration: option, key, what stands for its value, help
+_WORK = (
+    ("trace", "trace", "FILE|NAME", "recorded tasks: an embedded trace or a file"),
+    ("workload", "workload", "NAME", "generated tasks"),
+    ("tasks", "tasks", "N", "how many tasks (default: the whole trace; 100 generated ones)"),
+    ("rate", "rate_per_min", "TASKS_PER_MIN", "Poisson arrivals"),
+    ("load", "load", "FRACTION", "Poisson arrivals at this fraction of the cluster's capacity, up to 2"),
+    ("concurrency", "concurrency", "N", "so many tasks at a time, each followed by the next"),
+    (
+        "over-length",
+        "over_length",
+        "WORD",
+        "tasks longer than the model: drop, truncate or extend (the model's length)",
+    ),
+    ("seed", "seed", "S", "of everything drawn at random (default 0)"),
+)
+_CLUSTER = (
+    ("gpus", "gpus", "N", "GPUs in all (default 64)"),
+    ("gpu", "gpu", "NAME", "see `sagasim gpus` (default h200)"),
+    ("model", "model", "NAME", "see `sagasim models` (default llama-3.1-70b)"),
+    ("tp", "tp", "N", "GPUs that share one copy of the model: 1, 2, 4 or 8 (default 4)"),
+    ("max-model-len", "max_model_len", "N", "longest context in tokens (default: the model's)"),
+)
+_POLICIES = (
+    ("route", "route", "SPEC", "which replica gets a call; see `sagasim policies`"),
+    ("order", "order", "SPEC", "which waiting call comes first"),
+    ("evict", "evict", "SPEC", "which idle context loses its blocks"),
+)
+_EXCLUSIVE = (("trace", "workload"), ("rate", "load", "concurrency"))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, where=self.prog, expected=f"see `{self.prog} --help`")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What argparse does not know is told with the nearest option this very command has."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        for word in unknown:
+            if word.startswith("--"):
+                options = [o for o in self._option_string_actions if o.startswith("--")]
+                raise ConfigError(f"unknown option {word!r}", where=self.prog, expected=nearest(word, options))
+            self.error(f"unexpected {word!r}")
+        return parsed, unknown
+
+
+def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The parser; `commands` holds the function of each command, those of `trace` as `trace validate`."""
+    parser = _Parser(prog="sagasim", description="Simulate LLM agents served on a GPU cluster.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"sagasim {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    run = _add(subparsers, "run", "simulate once and write a folder of results", commands["run"])
+    run.add_argument("--preset", metavar="NAME", help="a served system: vllm-0.6 or vllm-0.15 (default)")
+    _experiment_options(run)
+    compare = _add(subparsers, "compare", "simulate several presets on the same tasks", commands["compare"])
+    compare.add_argument("--presets", metavar="A,B,...", required=True, help="presets; differences are from the first")
+    compare.add_argument("--seeds", metavar="N", default="1", help="how many seeds, from --seed on (default 1)")
+    _experiment_options(compare)
+    _add(subparsers, "policies", "list the policies and their parameters", commands["policies"])
+    check = _add(subparsers, "check", "test that a policy keeps its contract", commands["check"])
+    check.add_argument("spec", metavar="SPEC", help="name, name:key=value,... or ./file.py:name")
+    _trace_commands(_add(subparsers, "trace", "look at, check and convert traces"), commands)
+    _add(subparsers, "gpus", "list the GPUs", commands["gpus"])
+    _add(subparsers, "models", "list the models", commands["models"])
+    return parser
+
+
+def _add(subparsers: Any, name: str, text: str, function: Command | None = None) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+    )
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _trace_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command]) -> None:
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in (
+        ("validate", "check every task of a trace"),
+        ("stats", "numbers that describe a trace"),
+        ("convert", "write a trace in the native format"),
+    ):
+        command = _add(subparsers, name, text, commands[f"trace {name}"])
+        command.add_argument("trace", metavar="FILE|NAME")
+        if name == "convert":
+            command.add_argument("--out", metavar="FILE", required=True, help="a .jsonl or .jsonl.gz file")
+
+
+def _experiment_options(parser: argparse.ArgumentParser) -> None:
+    for title, options in (("tasks", _WORK), ("cluster", _CLUSTER), ("policies, over the preset's", _POLICIES)):
+        group = parser.add_argument_group(title)
+        for option, _, metavar, text in options:
+            group.add_argument(f"--{option}", metavar=metavar, help=text)
+    group = parser.add_argument_group("everything else")
+    group.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any key of config.toml")
+    group.add_argument("--config", metavar="FILE", help="a configuration; the options override it")
+    group.add_argument("--reference", action="store_true", help="simulate every step and block singly (slow)")
+    group.add_argument("--no-figures", action="store_true", help="draw no figure")
+    group.add_argument("--out", metavar="DIR", help="folder to write; it must not exist yet")
+
+
+def layers(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The configuration file, if any, and above it what the options say."""
+    from sagasim.config import parse_assignment, parse_value, read_config
+
+    given = vars(args)
+    for group in _EXCLUSIVE:
+        both = [f"--{option}" for option in group if given[option] is not None]
+        if len(both) > 1:
+            raise ConfigError(f"{both[0]} and {both[1]} exclude each other", where="options", expected="one of them")
+    options: dict[str, Any] = {"preset": args.preset} if "preset" in args and args.preset is not None else {}
+    for option, key, _, _ in (*_WORK, *_CLUSTER, *_POLICIES):
+        text = given[option.replace("-", "_")]
+        if text is not None:
+            options[key] = parse_value(key, text, f"--{option}")
+    options.update(parse_assignment(item) for item in args.set)
+    if args.reference:
+        options["reference"] = True
+    return [read_config(args.config), options] if args.config is not None else [options]

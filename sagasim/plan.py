@@ -1,0 +1,199 @@
+"""A task made ready for replay: contexts as a tree, cut into branches, and calls as chains.
+
+Every prompt is a path in a tree of tokens. Two blocks of two prompts are the same exactly when the paths agree up to the
+end of the block. A call appends to a path (`Context`, what policies may see); replicas keep residency by `Branch`, a
+stretch of path that many calls share, so that a conversation of a thousand calls is one entry.
+
+Branches follow the heaviest child (heavy-path decomposition by number of calls), so that a path crosses at most
+log2(calls) + 1 branches however often the conversation forks. The decomposition knows the whole task: it is
+representation only and never shown to a policy.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from sagasim.core import Call, Prefix, Task
+from sagasim.errors import TraceError
+from sagasim.units import BLOCK_TOKENS
+
+__all__ = ["Branch", "Context", "PlannedCall", "PlannedTask", "Prefixes", "plan_task"]
+
+ENDLESS = 1 << 62
+
+
+class Context:
+    """A prompt as policies see it: the first `shared_tokens` tokens are `parent`'s, `prompt_tokens` are known when sent."""
+
+    __slots__ = ("__weakref__", "parent", "prompt_tokens", "shared_tokens")
+
+    def __init__(self, parent: Context | None, shared_tokens: int, prompt_tokens: int) -> None:
+        while parent is not None and shared_tokens <= parent.shared_tokens:
+            parent = parent.parent  # what is kept lies wholly above: the fork belongs to an ancestor
+        self.parent = parent
+        self.shared_tokens = shared_tokens if parent is not None else 0
+        self.prompt_tokens = prompt_tokens
+
+
+class Branch:
+    """A stretch of the token tree. `path`: (branch, end block) from the root down to this branch, whose end is open.
+
+    Block i of a prompt lies in the first branch of its path with i < end. ever: replica -> blocks of the path that were
+    once cached there; ever_any: the same anywhere.
+    """
+
+    __slots__ = ("ever", "ever_any", "path")
+
+    def __init__(self, parent: Branch | None, start_tokens: int) -> None:
+        above: list[tuple[Branch, int]] = []
+        fork = start_tokens // BLOCK_TOKENS
+        last = 0
+        for branch, end in parent.path if parent is not None else ():
+            end = min(end, fork)
+            if end > last:
+                above.append((branch, end))
+                last = end
+        self.path: tuple[tuple[Branch, int], ...] = (*above, (self, ENDLESS))
+        self.ever: dict[int, int] = {}
+        self.ever_any = 0
+
+
+@dataclass(slots=True, eq=False)
+class PlannedCall:
+    """One call of a task: what replicas and the log need to know of it. Times in ps."""
+
+    task: PlannedTask
+    index: int
+    context: Context
+    branch: Branch
+    prompt_tokens: int
+    output_tokens: int
+    kept_tokens: int
+    tool_ps: int
+    delay_ps: int
+    joins: tuple[int, ...] = ()  # calls of other chains that must have ended first
+    awaited: bool = False  # a call of another chain waits for this one
+
+
+@dataclass(slots=True, eq=False)
+class PlannedTask:
+    """A task with its number in the stream of tasks; `chains` are lists of calls that follow each other."""
+
+    task: Task
+    number: int
+    tenant: int
+    calls: list[PlannedCall] = field(default_factory=list)
+    chains: list[list[PlannedCall]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Node:
+    """A context of the tree while a task is planned: it owns the tokens from start to end."""
+
+    context: Context
+    start: int
+    end: int
+    parent: _Node | None
+    branch: Branch | None = None  # where it starts; later, where it ends
+    weight: int = 1
+
+
+class Prefixes:
+    """The contexts shared by name across tasks; a name means the same content wherever it is declared."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, tuple[Prefix, _Node]] = {}
+
+    def node(self, prefix: Prefix) -> _Node:
+        known = self._nodes.get(prefix.name)
+        if known is not None:
+            if known[0] != prefix:
+                raise TraceError("declared twice with different content", where=f"prefix {prefix.name!r}", expected="one meaning")
+            return known[1]
+        parent = self._nodes[prefix.extends][1] if prefix.extends is not None else None
+        node = _node(parent, prefix.keep_tokens, prefix.keep_tokens + prefix.new_tokens, prefix.new_tokens)
+        node.branch = Branch(node.parent.branch if node.parent is not None else None, node.start)
+        self._nodes[prefix.name] = (prefix, node)
+        return node
+
+
+def _node(parent: _Node | None, keep: int, prompt: int, own_tokens: int) -> _Node:
+    while parent is not None and keep <= parent.start:
+        parent = parent.parent
+    context = Context(parent.context if parent is not None else None, keep, prompt)
+    return _Node(context, keep if parent is not None else 0, keep + own_tokens, parent)
+
+
+def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> PlannedTask:
+    """Make a checked task ready for replay."""
+    outer = {prefix.name: prefixes.node(prefix) for prefix in task.prefixes}
+    nodes: dict[str, _Node] = {}
+    for call in task.calls:
+        above = None if call.extends is None else nodes.get(call.extends) or outer[call.extends]
+        own = call.prompt_tokens - call.keep_tokens + call.output_tokens
+        nodes[call.name] = _node(above, call.keep_tokens, call.prompt_tokens, own)
+    _assign_branches(list(nodes.values()))
+    plan = PlannedTask(task, number, tenant)
+    for index, (call, node) in enumerate(zip(task.calls, nodes.values(), strict=True)):
+        assert node.branch is not None
+        plan.calls.append(
+            PlannedCall(
+                plan,
+                index,
+                node.context,
+                node.branch,
+                call.prompt_tokens,
+                call.output_tokens,
+                call.keep_tokens,
+                call.tool_ps,
+                call.delay_ps,
+            )
+        )
+    _link_chains(plan, task.calls)
+    return plan
+
+
+def _assign_branches(nodes: list[_Node]) -> None:
+    """Cut the tree into branches: at each fork the heaviest continuation stays in the branch, the others start one."""
+    forks: dict[int, list[_Node]] = defaultdict(list)
+    for node in reversed(nodes):
+        if node.parent is not None:
+            node.parent.weight += node.weight
+            forks[id(node.parent)].append(node)
+    for node in nodes:
+        if node.branch is None:  # its parent is no call of this task
+            node.branch = Branch(node.parent.branch if node.parent is not None else None, node.start)
+        children = sorted(forks.get(id(node), ()), key=lambda child: child.start)
+        if len(children) == 1 and children[0].start == node.end:
+            children[0].branch = node.branch  # the usual case: one call appends to another
+            continue
+        left = node.weight
+        while children:
+            start = children[0].start
+            group = [child for child in children if child.start == start]
+            children = children[len(group) :]
+            left -= sum(child.weight for child in group)
+            heaviest = max(group, key=lambda child: child.weight)
+            tail_stays = start < node.end and left > heaviest.weight
+            here = node.branch
+            for child in group:
+                child.branch = here if child is heaviest and not tail_stays else Branch(here, start)
+            if start < node.end and not tail_stays:
+                node.branch = Branch(here, start)
+
+
+def _link_chains(plan: PlannedTask, calls: tuple[Call, ...]) -> None:
+    index = {call.name: i for i, call in enumerate(calls)}
+    chain_ending_in: dict[int, list[PlannedCall]] = {}
+    for call, planned in zip(calls, plan.calls, strict=True):
+        before = sorted({index[name] for name in call.after}, reverse=True)
+        follows = next((i for i in before if i in chain_ending_in), None)
+        chain = chain_ending_in.pop(follows) if follows is not None else []
+        if not chain:
+            plan.chains.append(chain)
+        planned.joins = tuple(i for i in before if i != follows)
+        for i in planned.joins:
+            plan.calls[i].awaited = True
+        chain.append(planned)
+        chain_ending_in[planned.index] = chain

@@ -1,0 +1,11 @@
+"""Order in which waiting calls are admitted."""
+
+from __future__ import annotations
+
+from sagasim.seams import Request, policy
+
+
+@policy("order", "fcfs")
+def fcfs(request: Request, now_ps: int) -> int:
+    """First come, first served (vLLM's default)."""
+    return 0  # equal keys are served by time of sending

@@ -1,0 +1,115 @@
+"""Which replica gets a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from sagasim.plan import Context
+from sagasim.rng import Stream
+from sagasim.seams import ReplicaView, Request, policy
+
+Replicas = Sequence[ReplicaView]
+
+
+@policy("route", "round-robin")
+class RoundRobin:
+    """Each replica in turn, whatever the call."""
+
+    def __init__(self) -> None:
+        self._next = -1
+
+    def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
+        self._next = (self._next + 1) % len(replicas)
+        return self._next
+
+
+@policy("route", "least-loaded")
+class LeastLoaded:
+    """The replica with the fewest calls in flight; ties in turn."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
+        loads = [view.in_flight for view in replicas]
+        start = self._next
+        least = min(loads)
+        chosen = loads.index(least, start) if least in loads[start:] else loads.index(least)
+        self._next = (chosen + 1) % len(loads)
+        return chosen
+
+
+@policy("route", "session-affinity")
+class SessionAffinity:
+    """The replica that had the task's last call; the least loaded one for a new task."""
+
+    def __init__(self) -> None:
+        self._home: dict[str, int] = {}
+        self._least_loaded = LeastLoaded()
+
+    def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
+        home = self._home.get(request.task)
+        if home is None:
+            home = self._home[request.task] = self._least_loaded(request, replicas, now_ps, rng)
+        return home
+
+    def forget(self, task: str) -> None:
+        """The task has ended."""
+        self._home.pop(task, None)
+
+
+@policy("route", "prefix-affinity")
+class PrefixAffinity:
+    """The cache-aware rule of vLLM's router: the replica that first saw the prompt's prefix, unless loads are far apart.
+
+    If max - min > balance_abs and max > balance_rel * min calls in flight: the least loaded replica. Else, if more than
+    `threshold` of the prompt was seen before: the replica that saw it first. Else the least loaded one. Prompts are
+    remembered, outputs are not; what a replica has evicted since is not known here (vllm-router 0.1.17, cache_aware.rs).
+    """
+
+    def __init__(self, *, threshold: float = 0.3, balance_abs: int = 64, balance_rel: float = 1.5) -> None:
+        self._threshold = threshold
+        self._balance_abs = balance_abs
+        self._balance_rel = balance_rel
+        self._seen: WeakKeyDictionary[Context, tuple[int, int]] = WeakKeyDictionary()  # tokens seen, first replica
+        self._least_loaded = LeastLoaded()
+
+    def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
+        loads = [view.in_flight for view in replicas]
+        most, least = max(loads), min(loads)
+        matched, owner = self._match(request.context)
+        if most - least > self._balance_abs and most > self._balance_rel * least:
+            chosen = self._least_loaded(request, replicas, now_ps, rng)
+        elif matched > self._threshold * request.prompt_tokens:
+            chosen = owner
+        else:
+            chosen = self._least_loaded(request, replicas, now_ps, rng)
+        self._insert(request.context, chosen)
+        return chosen
+
+    def _match(self, context: Context) -> tuple[int, int]:
+        """Tokens of the longest prefix seen before, and the replica that saw its end first."""
+        shared = context.shared_tokens
+        node = context.parent
+        while node is not None:
+            seen = self._seen.get(node)
+            if seen is not None:
+                return min(shared, seen[0]), seen[1]
+            shared = node.shared_tokens
+            node = node.parent
+        return 0, 0
+
+    def _insert(self, context: Context, chosen: int) -> None:
+        """Remember the prompt; of ancestors, what nobody has sent yet."""
+        tokens = context.prompt_tokens
+        node: Context | None = context
+        while node is not None:
+            seen = self._seen.get(node)
+            if seen is not None and seen[0] >= tokens:
+                return
+            self._seen[node] = (tokens, seen[1] if seen is not None else chosen)
+            if seen is not None:
+                return
+            tokens = node.shared_tokens
+            node = node.parent

@@ -1,0 +1,427 @@
+"""One replica of vLLM v1, slow and plain: every step is an event, every block an object, nothing is summed up.
+
+This is the scheduler as the engine's own code states it (scheduler.py, kv_cache_manager.py, block_pool.py of vLLM 0.15.1),
+written to be checked by eye. The fast replica must give the same log, row by row. It shares with it the cost of a single
+step, the queue of waiting calls and the policies; block identity comes from the calls themselves, not from branches.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from simpy import Environment, Event
+from simpy.events import EventPriority
+
+from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, log_call
+from sagasim.core import Task
+from sagasim.cost import StepCost
+from sagasim.errors import LawError
+from sagasim.kvcache import Rank
+from sagasim.plan import PlannedTask
+from sagasim.seams import IdleContext, ReplicaView
+from sagasim.units import BLOCK_TOKENS
+
+__all__ = ["BlockNames", "ReferenceCache", "ReferenceReplica"]
+
+Name = tuple[object, str, int]  # who wrote the last token of a block, and which block of the path it is
+
+
+class BlockNames:
+    """Identity of the blocks of every context: equal names exactly where the token paths are equal."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, dict[str, list[Name]]] = {}
+        self._prefixes: dict[str, list[Name]] = {}
+        self.ever: set[Name] = set()  # once cached on any replica
+
+    def of(self, plan: PlannedTask, index: int) -> list[Name]:
+        """Names of the full blocks of a call's prompt and output."""
+        names = self._calls.get(plan.number)
+        if names is None:
+            names = self._calls[plan.number] = self._name(plan.task, plan.number)
+        return names[plan.task.calls[index].name]
+
+    def forget(self, plan: PlannedTask) -> None:
+        self._calls.pop(plan.number, None)
+
+    def _name(self, task: Task, number: int) -> dict[str, list[Name]]:
+        for prefix in task.prefixes:
+            base = self._prefixes[prefix.extends] if prefix.extends is not None else []
+            end = prefix.keep_tokens + prefix.new_tokens
+            self._prefixes[prefix.name] = self._extend(base, prefix.keep_tokens, end, ("prefix", prefix.name))
+        names: dict[str, list[Name]] = {}
+        for call in task.calls:
+            above: list[Name] = []
+            if call.extends is not None:
+                above = names[call.extends] if call.extends in names else self._prefixes[call.extends]
+            end = call.prompt_tokens + call.output_tokens
+            names[call.name] = self._extend(above, call.keep_tokens, end, (number, call.name))
+        return names
+
+    @staticmethod
+    def _extend(above: list[Name], keep: int, end: int, owner: tuple[object, str]) -> list[Name]:
+        kept = keep // BLOCK_TOKENS
+        return above[:kept] + [(*owner, i) for i in range(kept, end // BLOCK_TOKENS)]
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """One KV block. name: of its content once it can be found; parent: the name before it in its path."""
+
+    name: Name | None = None
+    parent: Name | None = None
+    holders: int = 0
+    idle: IdleContext | None = None
+
+
+class ReferenceCache:
+    """The block pool of vLLM v1: a queue of free blocks and a map from content to blocks, earliest first."""
+
+    def __init__(self, num_blocks: int, *, rank: Rank | None, batch: int) -> None:
+        self.num_blocks = num_blocks
+        self.queue: OrderedDict[int, Block] = OrderedDict()  # free blocks, next to be taken first
+        self.found: dict[Name, list[Block]] = {}
+        self.ever: set[Name] = set()
+        self.evicted = 0
+        self.cached = 0  # free blocks that can be found
+        self._rank = rank
+        self._batch = batch
+        for _ in range(num_blocks):
+            self._put(Block())
+
+    @property
+    def free(self) -> int:
+        return len(self.queue)
+
+    def match(self, names: list[Name], limit: int) -> list[Block]:
+        hits = []
+        for name in names[:limit]:
+            if name not in self.found:
+                break
+            hits.append(self.found[name][0])
+        return hits
+
+    def touch(self, block: Block) -> None:
+        if not block.holders:
+            del self.queue[id(block)]
+            self.cached -= 1
+        block.holders += 1
+
+    def take(self, now: int) -> Block:
+        if self._rank is not None and not any(block.name is None for block in self.queue.values()):
+            self._evict_by_rank(min(self._batch, self.cached), now)
+        if self._rank is None:
+            block = next(iter(self.queue.values()))
+        else:
+            block = next(block for block in self.queue.values() if block.name is None)
+        del self.queue[id(block)]
+        self._drop(block)
+        block.holders = 1
+        return block
+
+    def cache(self, block: Block, name: Name, parent: Name | None) -> None:
+        block.name, block.parent = name, parent
+        self.found.setdefault(name, []).append(block)
+        self.ever.add(name)
+
+    def release(self, blocks: list[Block], idle: IdleContext) -> None:
+        for block in reversed(blocks):
+            block.holders -= 1
+            if not block.holders:
+                block.idle = idle
+                self._put(block)
+
+    def _put(self, block: Block) -> None:
+        self.queue[id(block)] = block
+        self.cached += block.name is not None
+
+    def _drop(self, block: Block) -> None:
+        if block.name is not None:
+            self.found[block.name].remove(block)
+            if not self.found[block.name]:
+                del self.found[block.name]
+            block.name = None
+            self.evicted += 1
+            self.cached -= 1
+
+    def _evict_by_rank(self, count: int, now: int) -> None:
+        """One block at a time: the lowest rank (ranks taken once), deepest first, no block that a cached one continues."""
+        assert self._rank is not None
+        idle = [block for block in self.queue.values() if block.name is not None and block.idle is not None]
+        sizes: dict[int, int] = {}
+        for block in idle:
+            assert block.idle is not None
+            sizes[block.idle.number] = sizes.get(block.idle.number, 0) + 1
+        ranks: dict[int, float] = {}
+        for block in idle:
+            assert block.idle is not None
+            number = block.idle.number
+            if number not in ranks:
+                ranks[number] = self._rank(block.idle._replace(blocks=sizes[number]), now)
+        for _ in range(count):
+            continued = {b.parent for blocks in self.found.values() for b in blocks}
+            order = sorted(
+                (block for block in idle if block.name is not None),
+                key=lambda b: (ranks[b.idle.number], b.idle.number, -b.name[2]) if b.idle and b.name else (0.0, 0, 0),
+            )
+            leaves = [block for block in order if block.name not in continued]
+            self._drop((leaves or order)[0])
+
+
+@dataclass(slots=True, eq=False)
+class _State:
+    """What the scheduler knows of a call: tokens known and computed, tokens in flight, blocks."""
+
+    call: InFlight
+    names: list[Name]
+    tokens: int  # known: prompt and outputs that have arrived
+    computed: int = 0
+    placeholders: int = 0  # output tokens scheduled but not arrived
+    blocks: list[Block] = field(default_factory=list)
+    named: int = 0  # blocks that can be found
+    finished: bool = False
+
+    @property
+    def outputs(self) -> int:
+        return self.tokens - self.call.plan.prompt_tokens
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A scheduled step: tokens per call, whether it yields one, and when it ends."""
+
+    tokens: list[tuple[_State, int, int, bool]] = field(default_factory=list)  # state, new, cached, yields
+    end: int = 0
+
+
+class ReferenceReplica:
+    """Same interface and same log as replica.Replica."""
+
+    def __init__(
+        self,
+        env: Environment,
+        view: ReplicaView,
+        settings: EngineSettings,
+        cost: StepCost,
+        cache: ReferenceCache,
+        waiting: WaitingQueue,
+        logs: Logs,
+        on_finish: Callable[[InFlight], None],
+        names: BlockNames,
+    ) -> None:
+        self.env, self.view, self.settings, self.cost = env, view, settings, cost
+        self.cache, self.waiting, self.logs, self.on_finish, self.names = cache, waiting, logs, on_finish, names
+        self.inbox: list[InFlight] = []
+        self.states: dict[InFlight, _State] = {}
+        self.running: list[_State] = []
+        self.in_flight: deque[_Batch] = deque()
+        self.steps = self.busy = self.executed = self.preemptions = self.events = self.releases = 0
+
+    def submit(self, call: InFlight) -> None:
+        self.inbox.append(call)
+        self.view.waiting += 1
+        self.view.in_flight += 1
+
+    def arrived(self, now: int) -> None:
+        if not self.in_flight:
+            self._schedule_all(now, now + 1)
+
+    def observe(self, call: InFlight, now: int) -> None:
+        limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
+        self.view.free_blocks = self.cache.free
+        names = self.names.of(call.plan.task, call.plan.index)
+        self.view.hit_tokens = len(self.cache.match(names, limit)) * BLOCK_TOKENS
+
+    # ---- boundaries
+
+    def _boundary(self, _: Event) -> None:
+        now = int(self.env.now)
+        self._update(self.in_flight.popleft(), now)
+        self._schedule_all(now, now)
+
+    def _schedule_all(self, now: int, before: int) -> None:
+        self.executed += 1
+        for call in [call for call in self.inbox if call.request.submitted_ps < before]:
+            self.inbox.remove(call)
+            self.states[call] = _State(call, self.names.of(call.plan.task, call.plan.index), call.plan.prompt_tokens)
+            self.waiting.push(call, call.request.submitted_ps)
+        while len(self.in_flight) < self.settings.lag:
+            batch, preempted = self._schedule(now)
+            if not batch.tokens:
+                if preempted and not self.in_flight:
+                    continue
+                break
+            start = self.in_flight[-1].end if self.in_flight else now
+            batch.end = start + self._time(batch)
+            self.in_flight.append(batch)
+            self.steps += 1
+            self.busy += batch.end - start
+            for state, _, _, yields in batch.tokens:
+                if yields and state.call.first_token < 0:
+                    state.call.first_token = batch.end
+        if self.events:
+            self.events = 0
+            held = self.cache.num_blocks - self.cache.free
+            view = self.view
+            self.logs.occupancy.append((now, view.replica, held, self.cache.cached, view.waiting, view.running))
+        if self.in_flight:
+            boundary = Event(self.env)
+            boundary._ok = True
+            boundary._value = None
+            boundary.callbacks = [self._boundary]
+            self.env.schedule(boundary, EventPriority(0), self.in_flight[0].end - now)
+        elif self.inbox:
+            self.arrived(now)
+        elif len(self.waiting) or self.running:
+            raise LawError(f"replica {self.view.replica} is idle with {len(self.waiting)} waiting calls")
+
+    def _time(self, batch: _Batch) -> int:
+        decodes = [cached + 1 for _, new, cached, _ in batch.tokens if new == 1]
+        chunks = [(new, cached) for _, new, cached, _ in batch.tokens if new > 1]
+        return self.cost.step(len(decodes), sum(decodes), max(decodes, default=0), chunks)
+
+    # ---- schedule
+
+    def _schedule(self, now: int) -> tuple[_Batch, bool]:
+        settings, cache = self.settings, self.cache
+        batch = _Batch()
+        budget = settings.max_num_batched_tokens
+        preempted = False
+        position = 0
+        while position < len(self.running) and budget:
+            state = self.running[position]
+            want = self._wanted(state, budget)
+            if not want:
+                position += 1
+                continue
+            while self._blocks_for(state, want) > cache.free:
+                victim = self.running.pop()
+                self._preempt(victim, now)
+                preempted = True
+                if victim is state:
+                    break
+            else:
+                self._allocate(state, want, now)
+                self._add(batch, state, want)
+                budget -= want
+                position += 1
+                continue
+            break
+        while len(self.waiting) and budget and not preempted and len(self.running) < settings.max_num_seqs:
+            state = self.states[self.waiting.head()]
+            limit = (state.tokens - 1) // BLOCK_TOKENS if settings.prefix_caching else 0
+            hits = cache.match(state.names, limit)
+            state.computed = len(hits) * BLOCK_TOKENS
+            want = self._wanted(state, budget)
+            need = -(-(state.computed + want) // BLOCK_TOKENS) - len(hits)
+            if need + sum(not block.holders for block in hits) > cache.free:
+                state.computed = 0
+                break
+            self._admit(state, hits, limit, now)
+            self._allocate(state, want, now)
+            self._add(batch, state, want)
+            budget -= want
+        return batch, preempted
+
+    def _wanted(self, state: _State, budget: int) -> int:
+        left = state.tokens + state.placeholders - state.computed
+        if self.settings.foreseen_stops and state.outputs + state.placeholders >= state.call.plan.output_tokens:
+            return 0
+        threshold = self.settings.long_prefill_token_threshold
+        if threshold and left > threshold:
+            left = threshold
+        return min(left, budget)
+
+    def _blocks_for(self, state: _State, want: int) -> int:
+        return -(-(state.computed + want) // BLOCK_TOKENS) - len(state.blocks)
+
+    def _allocate(self, state: _State, want: int, now: int) -> None:
+        for _ in range(self._blocks_for(state, want)):
+            state.blocks.append(self.cache.take(now))
+        self._name_blocks(state, min(state.computed + want, state.tokens))
+
+    def _name_blocks(self, state: _State, tokens: int) -> None:
+        if not self.settings.prefix_caching:
+            return
+        for i in range(state.named, tokens // BLOCK_TOKENS):
+            self.cache.cache(state.blocks[i], state.names[i], state.names[i - 1] if i else None)
+            self.names.ever.add(state.names[i])
+            state.named = i + 1
+
+    def _add(self, batch: _Batch, state: _State, want: int) -> None:
+        cached = state.computed
+        state.computed += want
+        yields = state.computed == state.tokens + state.placeholders
+        batch.tokens.append((state, want, cached, yields))
+        if yields:
+            state.placeholders += 1
+
+    def _admit(self, state: _State, hits: list[Block], limit: int, now: int) -> None:
+        call = state.call
+        self.waiting.pop()
+        self.running.append(state)
+        self.view.waiting -= 1
+        self.view.running += 1
+        self.events += 1
+        if call.admitted < 0:
+            call.admitted = now
+            call.hit_tokens = len(hits) * BLOCK_TOKENS
+        for name in state.names[len(hits) : limit]:
+            if name in self.cache.ever:
+                call.regenerated_here += BLOCK_TOKENS
+            elif name in self.names.ever:
+                call.regenerated_elsewhere += BLOCK_TOKENS
+        for block in hits:
+            if not block.holders and block.idle is not None:
+                call.reused += now - block.idle.since_ps
+            self.cache.touch(block)
+        state.blocks = list(hits)
+        state.named = len(hits)
+
+    def _preempt(self, state: _State, now: int) -> None:
+        self.view.running -= 1
+        self.view.waiting += 1
+        self.preemptions += 1
+        self.events += 1
+        state.call.preemptions += 1
+        self._release(state, now)
+        state.computed = 0
+        if state.outputs + state.placeholders < state.call.plan.output_tokens:
+            self.waiting.push_front(state.call)
+
+    def _release(self, state: _State, now: int) -> None:
+        self.releases += 1
+        self.cache.release(state.blocks, state.call.idle_context(self.releases, now))
+        state.blocks = []
+        state.named = 0
+
+    # ---- outputs
+
+    def _update(self, batch: _Batch, now: int) -> None:
+        for state, _, _, yields in batch.tokens:
+            if state.finished or not yields:
+                continue
+            state.tokens += 1
+            state.placeholders -= 1
+            if state in self.running:
+                self._name_blocks(state, state.computed - state.placeholders)
+            if state.outputs == state.call.plan.output_tokens:
+                self._finish(state, now)
+
+    def _finish(self, state: _State, now: int) -> None:
+        state.finished = True
+        self.events += 1
+        call = state.call
+        if state in self.running:
+            self.running.remove(state)
+            self.view.running -= 1
+            self._release(state, now)
+        else:
+            self.view.waiting -= 1
+        self.view.in_flight -= 1
+        del self.states[call]
+        log_call(self.logs, call, self.view, now)
+        self.on_finish(call)
+        call.done.succeed()

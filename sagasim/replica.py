@@ -1,0 +1,455 @@
+"""One replica of vLLM v1, fast: it jumps from one change of its batch to the next.
+
+Steps are numbered. With asynchronous scheduling (lag 2) the outputs of step d are processed, and step d + 2 is decided, at
+the end of step d while step d + 1 runs; synchronously (lag 1) step d + 1 is decided there. `decide` is that boundary: process
+outputs, admit the calls that arrived before it, form the next batch. Between two decisions that change the batch every
+step is decode only and the cost model sums them in closed form; an arrival cuts the jump at the next boundary.
+
+What a decoding call holds needs no update while it decodes: its context is offset + step. Sums over the batch (number,
+offsets, largest offset, offsets modulo the block size) give the cost and the blocks of any step.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from simpy import Environment, Event
+from simpy.events import EventPriority
+
+from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, log_call
+from sagasim.cost import StepCost
+from sagasim.errors import LawError
+from sagasim.kvcache import KVCache
+from sagasim.seams import ReplicaView
+from sagasim.units import BLOCK_TOKENS
+
+__all__ = ["Replica"]
+
+_BOUNDARY_PRIORITY = EventPriority(0)  # boundaries come before everything else at the same time
+NOTHING = -(1 << 60)
+
+
+class Batch:
+    """What one step computes: decodes and the sum and maximum of their contexts, prefill chunks, prompts it completes."""
+
+    __slots__ = ("chunks", "completed", "context_max", "context_sum", "decodes")
+
+    def __init__(self) -> None:
+        self.decodes = self.context_sum = self.context_max = 0
+        self.chunks: list[tuple[int, int]] = []
+        self.completed: list[InFlight] = []
+
+
+class Replica:
+    """A tensor-parallel group with its engine. submit() calls, then arrived(); finished calls succeed their event."""
+
+    def __init__(
+        self,
+        env: Environment,
+        view: ReplicaView,
+        settings: EngineSettings,
+        cost: StepCost,
+        cache: KVCache,
+        waiting: WaitingQueue,
+        logs: Logs,
+        on_finish: Callable[[InFlight], None],
+    ) -> None:
+        self.env = env
+        self.view = view
+        self.settings = settings
+        self.cost = cost
+        self.cache = cache
+        self.waiting = waiting
+        self.logs = logs
+        self.on_finish = on_finish
+        self.inbox: list[InFlight] = []  # arrived since the last decision
+        self.running: dict[InFlight, None] = {}  # in order of admission
+        self.prefilling: set[InFlight] = set()  # those of them whose prompt is not yet scheduled to its end
+        self.ends: list[tuple[int, int, InFlight]] = []  # (step, ticket, call): step after whose end something leaves
+        self.step = 0  # last step decided
+        self.step_end = 0  # when it ends
+        self.boundary = 0  # when the next step is decided
+        self.idle = True
+        self.blocked = False  # the head of the queue waits for memory or a place
+        self.alarm: Event | None = None
+        self.alarm_at = 0
+        self.jump = 0  # steps to be taken as decided when the alarm rings
+        self.decodes = 0
+        self.offset_sum = 0
+        self.offset_max = NOTHING
+        self.residues = [0] * (2 * BLOCK_TOKENS)  # decodes by -offset modulo block size, twice over
+        self.tickets = self.releases = self.steps = self.busy = self.executed = self.preemptions = self.finished = 0
+
+    # ---- arrivals
+
+    def submit(self, call: InFlight) -> None:
+        """A call is sent here; arrived() follows once all calls of this moment have been."""
+        self.inbox.append(call)
+        self.view.waiting += 1
+        self.view.in_flight += 1
+
+    def arrived(self, now: int) -> None:
+        if self.idle:
+            self.idle = False
+            self.boundary = self.step_end = now
+            self._decide_all(now, now + 1)
+        elif not (self.blocked and self.waiting.in_order):
+            self._cut(now)
+
+    def _cut(self, now: int) -> None:
+        """Decide at the first boundary after now."""
+        steps, at = self._next_boundary(now)
+        if at < self.alarm_at:
+            self._set_alarm(steps, at)
+
+    def _next_boundary(self, now: int) -> tuple[int, int]:
+        """The first boundary after now, and the steps of the jump that are decided before it."""
+        if now < self.boundary:
+            return 0, self.boundary
+        if now < self.step_end:
+            return self.settings.lag - 1, self.step_end
+        contexts = self._contexts(self.step + 1)
+        more = self.cost.steps_beyond(self.decodes, *contexts, now - self.step_end)
+        return more + self.settings.lag - 1, self.step_end + self.cost.total(self.decodes, *contexts, more)
+
+    def settle(self, now: int) -> None:
+        """Make the steps decided up to now history, for a view; what follows and when is not touched."""
+        if self.idle or now < self.boundary:
+            return
+        steps, at = self._next_boundary(now)
+        ahead, self.jump = self.jump - steps, steps
+        self._take_jump(at)
+        self.jump = ahead
+
+    def observe(self, call: InFlight, now: int) -> None:
+        """Bring the cache fields of the view up to the last boundary, for a call that is about to be routed."""
+        self.settle(now)
+        limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
+        self.view.free_blocks = self.cache.free
+        self.view.hit_tokens = self.cache.match(call.plan.branch.path, limit)[1] * BLOCK_TOKENS
+
+    def _set_alarm(self, steps: int, at: int) -> None:
+        self.jump = steps
+        self.alarm_at = at
+        alarm = self.alarm = Event(self.env)
+        alarm._ok = True
+        alarm._value = None
+        alarm.callbacks = [self._ring]
+        self.env.schedule(alarm, _BOUNDARY_PRIORITY, at - self.env.now)
+
+    def _ring(self, alarm: Event) -> None:
+        if alarm is self.alarm:
+            now = self.alarm_at
+            self._take_jump(now)
+            self._decide_all(now, now)
+
+    # ---- jumping
+
+    def _contexts(self, step: int) -> tuple[int, int]:
+        """Sum and maximum of the contexts of the decoding calls in a step, in tokens."""
+        return self.offset_sum + self.decodes * step, self.offset_max + step
+
+    def _take_jump(self, now: int) -> None:
+        """Make the steps that were jumped over history: they were decided, the boundary is now."""
+        steps = self.jump
+        if not steps:
+            return
+        elapsed = self.cost.total(self.decodes, *self._contexts(self.step + 1), steps)
+        growth = self._growth(steps)
+        if growth:
+            self.cache.grow(growth, now)
+        self.step += steps
+        self.step_end += elapsed
+        self.busy += elapsed
+        self.steps += steps
+        self.boundary = now
+
+    def _growth(self, steps: int) -> int:
+        """Blocks that the decoding calls need in the next `steps` steps."""
+        whole, part = divmod(steps, BLOCK_TOKENS)
+        start = self.step % BLOCK_TOKENS
+        return whole * self.decodes + (sum(self.residues[start : start + part]) if part else 0)
+
+    def _plan_jump(self) -> None:
+        """After a decision: how far nothing can change, and the alarm at the boundary behind it."""
+        lag = self.settings.lag
+        steps = 0
+        if self.decodes and not self.inbox and not self.prefilling and (self.blocked or not len(self.waiting)):
+            ends = self.ends
+            while ends and (ends[0][2].ticket != ends[0][1] or ends[0][2].exit != ends[0][0]):
+                heapq.heappop(ends)  # preempted since
+            if ends:
+                steps = ends[0][0] - self.step - 1 + lag
+            room = self.cache.available
+            if steps > 0 and self.decodes * (steps // BLOCK_TOKENS + 1) > room:
+                low = 0
+                while low < steps:  # the most steps that fit
+                    middle = (low + steps + 1) // 2
+                    if self._growth(middle) <= room:
+                        low = middle
+                    else:
+                        steps = middle - 1
+        if steps < lag:
+            at = self.boundary if steps == 0 else self.step_end
+        else:
+            at = self.step_end + self.cost.total(self.decodes, *self._contexts(self.step + 1), steps - lag + 1)
+        self._set_alarm(steps, at)
+
+    # ---- the step: process outputs, admit, form the batch
+
+    def _decide_all(self, now: int, before: int) -> None:
+        """Decide all steps that are due now; calls sent before `before` take part."""
+        self.executed += 1
+        events = self.finished + self.tickets + self.preemptions
+        while self.boundary <= now and not self.idle:
+            self._decide(now, before)
+        if events != self.finished + self.tickets + self.preemptions:
+            view, cache = self.view, self.cache
+            held = cache.num_blocks - cache.free
+            self.logs.occupancy.append((now, view.replica, held, cache.cached, view.waiting, view.running))
+        if self.idle:
+            if self.inbox:
+                self.arrived(now)
+            elif len(self.waiting) or self.running:
+                raise LawError(f"replica {self.view.replica} is idle with {len(self.waiting)} waiting calls")
+        else:
+            self._plan_jump()
+
+    def _decide(self, now: int, before: int) -> None:
+        self._process_outputs(now)
+        if self.inbox:
+            self._receive(before)
+        self.step += 1
+        batch = Batch()
+        budget, preempted = self._schedule_running(batch, now)
+        if not preempted:
+            self._schedule_waiting(batch, budget, now)
+        else:
+            self.blocked = False
+        time = self.cost.step(batch.decodes, batch.context_sum, batch.context_max, batch.chunks)
+        previous_end = self.step_end
+        end = self.step_end = previous_end + time
+        for call in batch.completed:
+            self._start_decoding(call, end)
+        if time:
+            self.steps += 1
+            self.busy += time
+        elif previous_end <= now and not preempted:
+            self.idle = True
+        self.boundary = previous_end if self.settings.lag == 2 else end
+
+    def _process_outputs(self, now: int) -> None:
+        """Outputs of the last finished step: calls that have all their tokens leave."""
+        due = self.step + 1 - self.settings.lag
+        ends = self.ends
+        while ends and ends[0][0] <= due:
+            step, ticket, call = heapq.heappop(ends)
+            if call.ticket != ticket or call.exit != step:
+                continue  # preempted or put off since
+            if call.end > due:  # a foreseen stop: its last step is already decided, its output not yet there
+                self._stop_decoding(call)
+                self._push_exit(call, call.end)
+            else:
+                self._finish(call, now)
+
+    def _receive(self, before: int) -> None:
+        late = []
+        for call in self.inbox:
+            if call.request.submitted_ps < before:
+                self.waiting.push(call, call.request.submitted_ps)
+            else:
+                late.append(call)
+        self.inbox = late
+
+    def _schedule_running(self, batch: Batch, now: int) -> tuple[int, bool]:
+        """Running calls first, in order of admission. Returns the tokens left of the budget, and if a call was preempted."""
+        budget = self.settings.max_num_batched_tokens
+        growth = self.residues[(self.step - 1) % BLOCK_TOKENS]
+        if not self.prefilling and self.decodes <= budget and growth <= self.cache.free:
+            if growth:
+                self.cache.grow(growth, now)
+            batch.decodes = self.decodes
+            batch.context_sum, batch.context_max = self._contexts(self.step)
+            return budget - self.decodes, False
+        preempted = False
+        for call in list(self.running):
+            if call not in self.running:
+                break  # preempted by an earlier one, and so are all behind it
+            prefills = call in self.prefilling
+            if not prefills and not call.decoding:
+                continue
+            if not budget:
+                if call.decoding:
+                    self._put_off(call)
+                continue
+            context = call.offset + self.step
+            want = self._chunk(call, budget) if prefills else 1
+            need = (
+                -(-(call.computed + want) // BLOCK_TOKENS) - call.table.allocated if prefills else context % BLOCK_TOKENS == 1
+            )
+            while need > self.cache.free and call in self.running:
+                self._preempt(next(reversed(self.running)), now)
+                preempted = True
+            if call not in self.running:
+                break
+            budget -= want
+            if prefills:
+                self._prefill_chunk(call, want, need, batch, now)
+            else:
+                self.cache.grow(need, now)
+                batch.decodes += 1
+                batch.context_sum += context
+                batch.context_max = max(batch.context_max, context)
+        return budget, preempted
+
+    def _schedule_waiting(self, batch: Batch, budget: int, now: int) -> None:
+        """Then waiting calls, while tokens, places and blocks last; the first that does not fit ends it."""
+        waiting, cache = self.waiting, self.cache
+        self.blocked = False
+        while len(waiting) and budget:
+            if len(self.running) >= self.settings.max_num_seqs:
+                self.blocked = True
+                break
+            call = waiting.head()
+            limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
+            portions, hits, idle_hits = cache.match(call.plan.branch.path, limit)
+            call.computed = hits * BLOCK_TOKENS
+            want = self._chunk(call, budget)
+            need = -(-(call.computed + want) // BLOCK_TOKENS) - hits
+            if need + idle_hits > cache.free:
+                self.blocked = True
+                break
+            waiting.pop()
+            budget -= want
+            self.tickets += 1
+            call.ticket = self.tickets
+            self.running[call] = None
+            self.view.waiting -= 1
+            self.view.running += 1
+            if call.admitted < 0:
+                call.admitted = now
+                call.hit_tokens = call.computed
+            if limit > hits:
+                here, anywhere = cache.once_cached(call.plan.branch.path, limit)
+                call.regenerated_here += max(0, here - hits) * BLOCK_TOKENS
+                call.regenerated_elsewhere += max(0, anywhere - max(here, hits)) * BLOCK_TOKENS
+            call.reused += cache.hold(call.table, portions, now)
+            self._prefill_chunk(call, want, need, batch, now)
+
+    def _chunk(self, call: InFlight, budget: int) -> int:
+        left = call.known - call.computed
+        threshold = self.settings.long_prefill_token_threshold
+        return min(left, threshold, budget) if threshold else min(left, budget)
+
+    def _prefill_chunk(self, call: InFlight, want: int, need: int, batch: Batch, now: int) -> None:
+        batch.chunks.append((want, call.computed))
+        call.computed += want
+        if need:
+            self.cache.take(call.table, need, now)
+        if self.settings.prefix_caching:
+            self.cache.register(call.table, call.plan.branch.path, call.computed // BLOCK_TOKENS)
+        if call.computed == call.known:
+            self.prefilling.discard(call)
+            batch.completed.append(call)
+        else:
+            self.prefilling.add(call)
+
+    # ---- what happens to a call
+
+    def _start_decoding(self, call: InFlight, first_token: int) -> None:
+        """Its prompt is complete with this step, which writes its next token."""
+        if call.first_token < 0:
+            call.first_token = first_token
+        left = call.output_left
+        call.offset = call.known - self.step
+        call.end = self.step + left - 1
+        foreseen = self.settings.foreseen_stops
+        if left > 1 or not foreseen:
+            call.decoding = True
+            self._count(call, 1)
+        self._push_exit(call, call.end - (self.settings.lag - 1 if foreseen and left > 1 else 0))
+
+    def _push_exit(self, call: InFlight, step: int) -> None:
+        call.exit = step
+        heapq.heappush(self.ends, (step, call.ticket, call))
+
+    def _count(self, call: InFlight, sign: int) -> None:
+        """Add a decoding call to the sums over the batch, or take it out."""
+        offset = call.offset
+        residue = -offset % BLOCK_TOKENS
+        self.decodes += sign
+        self.offset_sum += sign * offset
+        self.residues[residue] += sign
+        self.residues[residue + BLOCK_TOKENS] += sign
+        if sign > 0:
+            if offset > self.offset_max:
+                self.offset_max = offset
+        elif offset == self.offset_max:
+            self.offset_max = max((other.offset for other in self.running if other.decoding), default=NOTHING)
+
+    def _stop_decoding(self, call: InFlight) -> None:
+        call.decoding = False
+        self._count(call, -1)
+
+    def _put_off(self, call: InFlight) -> None:
+        """No budget is left for this decoding call: it does in the next step what it would have done in this one."""
+        call.decoding = False
+        self._count(call, -1)
+        call.offset -= 1
+        call.put_off = self.step
+        if self.step <= call.end:
+            call.end += 1
+            self._push_exit(call, call.exit + 1)
+        call.decoding = True
+        self._count(call, 1)
+
+    def _preempt(self, call: InFlight, now: int) -> None:
+        """Free the blocks of the last admitted call and put it before all waiting ones; a token in flight is kept."""
+        del self.running[call]
+        self.view.running -= 1
+        self.view.waiting += 1
+        self.preemptions += 1
+        call.preemptions += 1
+        last = self.step - 1  # the last decided step it may be in
+        if call in self.prefilling:
+            self.prefilling.discard(call)
+        else:
+            pause = call.put_off == last and self.settings.lag == 2  # then nothing of it is in flight
+            self._release(call, call.offset + last, call.offset + self.step - self.settings.lag + pause, now)
+            call.known = call.offset + last + 1
+            if call.decoding:
+                self._stop_decoding(call)
+            if call.end <= last:
+                return  # its last token is on the way
+        if call.table.allocated:
+            self._release(call, 0, 0, now)
+        call.ticket = 0
+        self.waiting.push_front(call)
+
+    def _finish(self, call: InFlight, now: int) -> None:
+        if call in self.running:
+            del self.running[call]
+            self.view.running -= 1
+            plan = call.plan
+            self._release(call, call.offset + call.end + self.settings.wasted_steps, plan.prompt_tokens + plan.output_tokens - 1, now)
+            if call.decoding:
+                self._stop_decoding(call)
+        else:
+            self.view.waiting -= 1
+        self.view.in_flight -= 1
+        self.finished += 1
+        log_call(self.logs, call, self.view, now)
+        self.on_finish(call)
+        call.done.succeed()
+
+    def _release(self, call: InFlight, allocated_tokens: int, cached_tokens: int, now: int) -> None:
+        """Give back all blocks of a call; 0 tokens: as its table says."""
+        table = call.table
+        if self.settings.prefix_caching and cached_tokens:
+            self.cache.register(table, call.plan.branch.path, cached_tokens // BLOCK_TOKENS)
+        if allocated_tokens:
+            table.allocated = -(-allocated_tokens // BLOCK_TOKENS)
+        self.releases += 1
+        self.cache.release(table, call.idle_context(self.releases, now))
+        table.registered = table.allocated = 0

@@ -1,0 +1,170 @@
+"""Tables for the terminal: aligned text made of summaries, nothing printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sagasim.config import PRESETS, Config
+
+__all__ = ["aligned", "comparison_report", "config_label", "number", "run_report", "stats_report", "work_label"]
+
+_SPREADS = (
+    ("tct_s", "task completion (s)"),
+    ("ttft_s", "time to first token (s)"),
+    ("tpot_s", "time per output token (s)"),
+    ("queueing_s", "queueing of a call (s)"),
+    ("tool_s", "tools of a task (s)"),
+)
+_SHARES = (
+    ("prefix_hit_rate", "prompt tokens found in the prefix cache"),
+    ("regenerated_share", "prompt tokens prefilled again"),
+    ("gpu_busy_share", "time that replicas compute"),
+    ("kv_held_share", "KV blocks held by running calls"),
+    ("kv_cached_share", "KV blocks cached and idle"),
+    ("kv_useful_share", "KV blocks held, or idle and hit again"),
+)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for reading: thousands apart, a few significant digits; a dash for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, header: bool = True) -> str:
+    """Rows as columns: the first one to the left, the others to the right, a rule under the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    if header:
+        lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def config_label(config: Config) -> str:
+    """The preset and whatever differs from it."""
+    preset = PRESETS.get(config.preset or "", {})
+    values = asdict(config)
+    changed = [f"{key}={values[key]}" for key, value in preset.items() if values[key] != value]
+    return " ".join([config.preset or "no preset", *changed])
+
+
+def work_label(config: Config, tasks: int) -> str:
+    """What is served, how it arrives, and by what cluster."""
+    arriving = {
+        "recorded": "arriving as recorded",
+        "at-once": "all at once",
+        "closed": f"{config.concurrency} at a time",
+        "poisson": f"{config.rate_per_min or 0:.4g} a minute",
+    }.get(config.arrivals, config.arrivals)
+    if config.load is not None:
+        arriving += f" (load {config.load:g})"
+    source = (config.trace or config.workload or "").replace("\\", "/").rsplit("/", 1)[-1]
+    cluster = f"{config.gpus} x {config.gpu}, {config.model}, tp {config.tp}"
+    return f"{source}: {tasks:,} tasks, {arriving}, on {cluster}"
+
+
+def run_report(config: Config, summary: Mapping[str, Any]) -> str:
+    """All that a reader wants to know first about one run."""
+    spreads = [["", "mean", "p50", "p95", "p99"]]
+    for key, title in _SPREADS:
+        spreads.append([title, *(number(summary[key][column]) for column in ("mean", "p50", "p95", "p99"))])
+    facts = [[title, _percent(summary[key])] for key, title in _SHARES]
+    facts += [
+        ["tokens prefilled again, evicted here", number(summary["regenerated_here_tokens"])],
+        ["tokens prefilled again, cached elsewhere", number(summary["regenerated_elsewhere_tokens"])],
+        ["tokens prefilled again, never cached", number(summary["regenerated_uncached_tokens"])],
+        ["preemptions", number(summary["preemptions"])],
+        ["tasks a minute", number(summary["tasks_per_min"])],
+        ["tasks a minute, between 20 % and 80 % done", number(summary["steady_tasks_per_min"])],
+        ["output tokens a second", number(summary["output_tokens_per_s"])],
+        ["simulated time (s)", number(summary["makespan_s"])],
+    ]
+    parts = [
+        work_label(config, summary["tasks"]),
+        f"{config_label(config)}, seed {config.seed}, {summary['calls']:,} calls",
+        "",
+        aligned(spreads),
+        "",
+        aligned(facts, header=False),
+    ]
+    if "tenants" in summary:
+        parts += ["", _tenant_table(summary["tenants"])]
+    return "\n".join([*parts, *_notes(summary["notes"]), f"digest {summary['digest']}"])
+
+
+def _tenant_table(tenants: Mapping[str, Any]) -> str:
+    rows = [["tenant", "tasks", "calls", "TCT mean (s)", "TCT p99", "TTFT mean (s)", "TTFT p99"]]
+    for name, row in tenants.items():
+        times = [row["tct_s"]["mean"], row["tct_s"]["p99"], row["ttft_s"]["mean"], row["ttft_s"]["p99"]]
+        rows.append([name, number(row["tasks"]), number(row["calls"]), *map(number, times)])
+    return aligned(rows)
+
+
+def _notes(notes: Mapping[str, str]) -> list[str]:
+    """What was filled, extended or dropped, and where the step times come from."""
+    return ["", *(f"{key}: {text}" for key, text in sorted(notes.items()))] if notes else [""]
+
+
+def comparison_report(comparison: Mapping[str, Any]) -> str:
+    """One column for each preset, one row for each metric; below, the differences from the first preset."""
+    presets = comparison["presets"]
+    rows = [["mean over seeds" if len(comparison["seeds"]) > 1 else "", *presets]]
+    for metric in comparison["metrics"]:
+        show = _percent if metric["share"] else number
+        rows.append([metric["title"], *(show(metric["by_preset"][name]["mean"]) for name in presets)])
+    parts = [comparison["work"], "", aligned(rows)]
+    if len(presets) > 1:
+        parts += ["", _difference_table(comparison)]
+    return "\n".join([*parts, *_notes(comparison["notes"])])
+
+
+def _difference_table(comparison: Mapping[str, Any]) -> str:
+    baseline, *others = comparison["presets"]
+    several = len(comparison["seeds"]) > 1
+    rows = [[f"difference from {baseline}" + (" (95 % interval)" if several else ""), *others]]
+    for metric in comparison["metrics"]:
+        cells = [_difference(metric["by_preset"][name], share=metric["share"]) for name in others]
+        rows.append([metric["title"], *cells])
+    return aligned(rows)
+
+
+def _difference(cell: Mapping[str, Any], *, share: bool) -> str:
+    """`-12.3 [-14.0, -10.6], -34 %`: mean of the paired differences, its interval, and the ratio of the means."""
+    difference = cell["difference"]
+    if difference["mean"] is None:
+        return "-"
+    scale = 100 if share else 1
+    text = f"{scale * difference['mean']:+,.4g}" + (" points" if share else "")
+    if difference["low"] is not None:
+        text += f" [{scale * difference['low']:+,.4g}, {scale * difference['high']:+,.4g}]"
+    if not share and difference["relative"] is not None:
+        text += f", {100 * difference['relative']:+.0f} %"
+    return text
+
+
+def stats_report(stats: Mapping[str, Any]) -> str:
+    """The numbers that describe a trace: quantiles as a table, the rest one to a line."""
+    columns = ("p5", "p50", "p95", "p99", "mean")
+    rows = [["", *columns]]
+    rows += [[key, *(number(value[column]) for column in columns)] for key, value in stats.items() if _is_row(value)]
+    facts = [[key, number(value)] for key, value in stats.items() if not _is_row(value)]
+    return "\n".join([aligned(rows), "", aligned(facts, header=False)])
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, Mapping)

@@ -1,0 +1,199 @@
+"""A folder of results: written whole or not at all, and read back.
+
+config.toml       resolved configuration; running it again gives the same digest
+summary.json      metrics (canonical JSON)
+tasks, calls, occupancy, replicas .parquet    the log
+figure.png        unless it was not wanted
+timing.json       wall-clock facts of this very execution
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sagasim.config import merge, read_config, to_toml
+from sagasim.errors import ResultsError
+from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns
+from sagasim.simulate import Result
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["canonical_json", "read_json", "read_run", "staging", "write_json", "write_run"]
+
+TABLES = {"calls": CALLS, "tasks": TASKS, "occupancy": OCCUPANCY, "replicas": REPLICAS}
+
+
+@contextmanager
+def staging(out: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, renamed to `out` at the end, or removed if anything goes wrong.
+
+    Raises ResultsError, before the body runs, if `out` exists or nothing can be written beside it.
+    """
+    target = Path(out)
+    try:
+        if target.exists() or target.is_symlink():
+            raise ResultsError("exists already", where=str(out), expected="a folder that does not exist yet")
+        made = _missing_parents(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        folder.chmod(0o777 & ~_umask())
+    except OSError as error:
+        raise ResultsError(f"cannot be made: {error.strerror}", where=str(out), expected="a writable place") from None
+    try:
+        yield folder
+        _publish(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            _remove_if_empty(parent)
+        raise
+
+
+def _missing_parents(target: Path) -> list[Path]:
+    """Folders above the target that have to be made, the deepest first."""
+    return [parent for parent in target.parents if not parent.exists()]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        return  # somebody else uses it by now
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _publish(folder: Path, target: Path) -> None:
+    try:
+        if target.exists():
+            raise ResultsError("has appeared meanwhile", where=str(target), expected="a folder of this run alone")
+        folder.rename(target)
+    except OSError as error:
+        raise ResultsError(f"cannot be made: {error.strerror}", where=str(target)) from None
+
+
+def canonical_json(value: object) -> str:
+    """Sorted keys, two spaces, no NaN: equal values are equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, value: object) -> None:
+    try:
+        path.write_text(canonical_json(value), encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"cannot be written: {error.strerror}", where=path.name) from None
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except ValueError as error:
+        raise ResultsError(f"not JSON: {error}", where=str(path)) from None
+
+
+def write_run(folder: Path, result: Result, summary: Mapping[str, Any]) -> None:
+    """Write all of a run but its figure and timing into an existing folder."""
+    write_json(folder / "summary.json", summary)
+    try:
+        (folder / "config.toml").write_text(to_toml(result.config), encoding="utf-8")
+        for name, columns in _named(result).items():
+            _write_table(folder / f"{name}.parquet", columns)
+    except OSError as error:
+        raise ResultsError(f"cannot be written: {error.strerror or error}", where="results") from None
+
+
+def _named(result: Result) -> dict[str, dict[str, Any]]:
+    """The tables of the log, with names beside the numbers of tasks and tenants."""
+    tasks, calls = result.tasks, result.calls
+    tenant_of_call = tasks["tenant"][np.searchsorted(tasks["task"], calls["task"])]
+    return {
+        "calls": {
+            **calls,
+            "task_name": _dictionary(calls["task"], result.task_names),
+            "tenant_name": _dictionary(tenant_of_call, result.tenants),
+        },
+        "tasks": {
+            **tasks,
+            "task_name": _dictionary(tasks["task"], result.task_names),
+            "tenant_name": _dictionary(tasks["tenant"], result.tenants),
+        },
+        "occupancy": dict(result.occupancy),
+        "replicas": dict(result.replicas),
+    }
+
+
+def _dictionary(indices: Any, names: list[str]) -> pa.DictionaryArray:
+    """Names by number. Built from buffers, as are all arrays here: pyarrow.array imports pandas where there is one."""
+    import pyarrow as pa  # needed only here, and slow to import
+
+    encoded = [name.encode() for name in names]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    words = pa.StringArray.from_buffers(len(names), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+    numbers = np.ascontiguousarray(indices, dtype=np.int32)
+    whole = pa.Array.from_buffers(pa.int32(), len(numbers), [None, pa.py_buffer(numbers)])
+    return pa.DictionaryArray.from_arrays(whole, words)
+
+
+def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    arrays = [
+        pa.Array.from_buffers(pa.int64(), len(column), [None, pa.py_buffer(np.ascontiguousarray(column))])
+        if isinstance(column, np.ndarray)
+        else column
+        for column in columns.values()
+    ]
+    parquet.write_table(pa.Table.from_arrays(arrays, names=list(columns)), path, compression="zstd")
+
+
+def read_run(folder: str | Path) -> Result:
+    """The log of an earlier run, to be measured again. Events executed are not stored; they come back as 0."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ResultsError("no such folder", where=str(folder), expected="the --out of an earlier run")
+    tables = {name: _read_table(folder / f"{name}.parquet") for name in TABLES}
+    columns = {name: _columns(tables[name], TABLES[name], folder / f"{name}.parquet") for name in TABLES}
+    tasks = tables["tasks"]
+    tenants = dict(zip(tasks["tenant"].to_pylist(), tasks["tenant_name"].to_pylist(), strict=True))
+    return Result(
+        config=merge(read_config(folder / "config.toml")),
+        **columns,
+        task_names=tasks["task_name"].to_pylist(),
+        tenants=[tenants.get(number, "") for number in range(max(tenants, default=-1) + 1)],
+        executed=0,
+        notes=read_json(folder / "summary.json").get("notes", {}),
+    )
+
+
+def _read_table(path: Path) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ResultsError(f"cannot be read: {error}", where=str(path), expected="a file of sagasim run") from None
+
+
+def _columns(table: pa.Table, names: tuple[str, ...], path: Path) -> Columns:
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise ResultsError(f"lacks column {missing[0]!r}", where=str(path), expected="a file of sagasim run")
+    return {name: table[name].to_numpy().astype(np.int64) for name in names}

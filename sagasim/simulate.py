@@ -1,0 +1,224 @@
+"""simulate(config, tasks) -> Result: the one place that knows every part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simpy import Environment
+
+from sagasim import seams
+from sagasim.agent import Agents
+from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue
+from sagasim.cluster import Cluster, Engine
+from sagasim.config import Config
+from sagasim.core import Task
+from sagasim.cost import StepCost, check_calibration, load_calibration
+from sagasim.errors import CalibrationError, ConfigError, LawError, TraceError
+from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns, Table, digest
+from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
+from sagasim.kvcache import KVCache
+from sagasim.plan import PlannedTask
+from sagasim.reference import BlockNames, ReferenceCache, ReferenceReplica
+from sagasim.replica import Replica
+from sagasim.rng import Stream
+from sagasim.seams import ReplicaView
+from sagasim.units import BLOCK_TOKENS
+
+__all__ = ["Result", "kv_blocks", "simulate"]
+
+_PROGRESS_CALLS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The log of a run. calls, tasks, occupancy, replicas: columns as eventlog names them."""
+
+    config: Config
+    calls: Columns
+    tasks: Columns
+    occupancy: Columns
+    replicas: Columns
+    task_names: list[str]
+    tenants: list[str]  # name of each tenant number
+    executed: int  # events that the engine executed; the steps that it simulated are in replicas
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        tables = {"calls": self.calls, "tasks": self.tasks, "occupancy": self.occupancy, "replicas": self.replicas}
+        return digest(tables)
+
+
+def kv_blocks(model: Model, gpu: Gpu, tp: int, utilization: float, max_num_batched_tokens: int) -> int:
+    """KV blocks that fit beside the weights on every GPU of a replica; may be negative.
+
+    As vLLM counts: utilization * memory - weights - runtime - the activation peak of a step with a full batch; one block
+    is never used (the null block). Runtime (CUDA context, NCCL, workspaces) is taken as 2 GiB, the peak as the MLP's two
+    intermediates and four hidden states in 2 bytes: assumptions, near what vLLM's profile run reports.
+    """
+    weights = model.weight_bytes // tp
+    peak = max_num_batched_tokens * 2 * (2 * model.mlp // tp + 4 * model.hidden)
+    room = int(utilization * gpu.memory_bytes) - weights - (2 << 30) - peak
+    per_block = BLOCK_TOKENS * model.kv_bytes_per_token // min(tp, model.kv_heads)
+    return room // per_block - 1
+
+
+def simulate(
+    config: Config,
+    tasks: Iterable[Task],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    calibration: dict[str, Any] | None = None,
+) -> Result:
+    """Replay the tasks (in order of arrival; an arrival of None counts as 0) on the cluster of a resolved configuration.
+
+    progress: called now and then with the number of finished calls and the simulated time in ps.
+    calibration: in place of the configured file. Raises ConfigError, PolicyError or CalibrationError before anything is
+    simulated, TraceError for a task that does not fit the model.
+    """
+    env = Environment()
+    settings = _settings(config)
+    route, order, evict = (seams.find(kind, getattr(config, kind)) for kind in seams.KINDS)
+    cost = StepCost(
+        _calibration(config, calibration),
+        max_tokens=settings.max_num_batched_tokens,
+        max_seqs=settings.max_num_seqs,
+        asynchronous=settings.lag == 2,
+    )
+    logs = Logs(Table(CALLS), Table(OCCUPANCY))
+    task_log = Table(TASKS)
+    names = BlockNames()
+    count = 0
+
+    def on_finish(_: InFlight) -> None:
+        nonlocal count
+        count += 1
+        if progress is not None and count % _PROGRESS_CALLS == 0:
+            progress(count, int(env.now))
+
+    rank = None if evict.queue_order else evict.build()
+    node_size = load_gpu(config.gpu).node_size
+    replicas: list[Replica | ReferenceReplica] = []
+    for number in range(config.gpus // config.tp):
+        view = ReplicaView(number, number * config.tp // node_size, settings.num_blocks)
+        waiting = WaitingQueue(order.build(), in_order=order.name == "fcfs")
+        if config.reference:
+            slow = ReferenceCache(settings.num_blocks, rank=rank, batch=settings.evict_batch_blocks)
+            replicas.append(ReferenceReplica(env, view, settings, cost, slow, waiting, logs, on_finish, names))
+        else:
+            fast = KVCache(settings.num_blocks, number, rank=rank, batch=settings.evict_batch_blocks)
+            replicas.append(Replica(env, view, settings, cost, fast, waiting, logs, on_finish))
+    router = route.build()
+    engines: list[Engine] = list(replicas)
+    cluster = Cluster(env, engines, router, Stream(config.seed, "route"), sees_cache=route.sees_cache)
+    forget = getattr(router, "forget", None)
+
+    def ended(plan: PlannedTask) -> None:
+        names.forget(plan)
+        if forget is not None:
+            forget(plan.task.name)
+
+    checked = _checked(tasks, config)
+    closed = config.concurrency if config.arrivals == "closed" else None
+    agents = Agents(env, checked, cluster.submit, task_log, concurrency=closed, ended=ended)
+    try:
+        env.run(until=agents.done)
+    except RuntimeError as error:
+        if "until" in str(error):
+            raise LawError("nothing is left to happen although tasks have not ended") from error
+        raise
+    for replica in replicas:
+        if isinstance(replica, Replica):
+            replica.cache.check_integrity()
+    return Result(
+        config,
+        logs.calls.columns("task", "call"),
+        task_log.columns("task"),
+        logs.occupancy.columns("time_ps", "replica"),
+        _replica_columns(replicas, logs),
+        agents.task_names,
+        list(agents.tenants),
+        sum(replica.executed for replica in replicas),
+    )
+
+
+def _settings(config: Config) -> EngineSettings:
+    """Engine settings of a resolved configuration. Raises ConfigError for a cluster that could not start."""
+    assert config.max_num_batched_tokens is not None
+    assert config.max_num_seqs is not None
+    assert config.max_model_len is not None
+    model, gpu = load_model(config.model), load_gpu(config.gpu)
+    blocks = config.num_gpu_blocks_override
+    if blocks is None:
+        blocks = kv_blocks(model, gpu, config.tp, config.gpu_memory_utilization, config.max_num_batched_tokens)
+    else:
+        blocks -= 1  # the null block
+    if blocks * BLOCK_TOKENS < config.max_model_len:
+        raise ConfigError(
+            f"{config.model} with a context of {config.max_model_len} tokens does not fit on {config.tp} {config.gpu}",
+            where="cluster",
+            expected=f"KV memory for one such context; there is room for {max(0, blocks * BLOCK_TOKENS)} tokens",
+        )
+    return EngineSettings(
+        num_blocks=blocks,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_num_seqs=config.max_num_seqs,
+        long_prefill_token_threshold=config.long_prefill_token_threshold,
+        prefix_caching=config.prefix_caching,
+        lag=2 if config.async_scheduling else 1,
+        foreseen_stops=config.stop == "length",
+        evict_batch_blocks=config.evict_batch_blocks,
+    )
+
+
+def _calibration(config: Config, given: dict[str, Any] | None) -> dict[str, Any]:
+    if given is not None:
+        check_calibration(given, "calibration")
+        return given
+    if config.calibration is not None:
+        return load_calibration(Path(config.calibration))
+    folder = data_dir() / "calibration"
+    path = folder / f"{config.gpu}-{config.model}-tp{config.tp}-bf16.json"
+    if not path.exists():
+        there = sorted(p.stem for p in folder.glob("*-bf16.json"))
+        raise CalibrationError(
+            f"no embedded calibration for {config.model} on {config.gpu} with tp {config.tp}",
+            where="calibration",
+            expected=f"a file given by --set calibration=FILE, or one of: {', '.join(there)}",
+        )
+    return load_calibration(path)
+
+
+def _checked(tasks: Iterable[Task], config: Config) -> Iterator[Task]:
+    limit = config.max_model_len
+    assert limit is not None
+    for task in tasks:
+        if task.max_tokens > limit:
+            raise TraceError(
+                f"a context of {task.max_tokens} tokens",
+                where=f"task {task.name!r}",
+                expected=f"at most {limit} (--max-model-len), or --over-length drop, truncate or extend",
+            )
+        yield task
+
+
+def _replica_columns(replicas: list[Replica | ReferenceReplica], logs: Logs) -> Columns:
+    table = Table(REPLICAS)
+    calls = logs.calls.columns()["replica"].tolist()
+    for replica in replicas:
+        number = replica.view.replica
+        table.append(
+            (
+                number,
+                replica.view.num_blocks,
+                calls.count(number),
+                replica.steps,
+                replica.busy,
+                replica.cache.evicted,
+                replica.preemptions,
+            )
+        )
+    return table.columns("replica")

@@ -1,0 +1,127 @@
+"""Hypothesis strategies: small workloads that reach every corner of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from sagasim.config import Config
+from sagasim.core import Call, Prefix, Task, Tool
+from sagasim.cost import constant_calibration
+
+MAX_MODEL_LEN = 512
+
+PREFIXES = (Prefix("tools", 40), Prefix("system", 25, "tools", 40), Prefix("other", 30, "tools", 17))
+
+
+@st.composite
+def tasks(draw: st.DrawFn, max_tasks: int = 6, max_calls: int = 7) -> list[Task]:
+    """Tasks with forks, compaction, retries, parallel calls, joins, shared prefixes and equal times."""
+    made = []
+    for number in range(draw(st.integers(1, max_tasks))):
+        calls: list[Call] = []
+        behind: dict[str, set[str]] = {}
+        for index in range(draw(st.integers(1, max_calls))):
+            call = draw(_call(calls, behind, index))
+            calls.append(call)
+            behind[call.name] = set(call.after).union(*(behind[name] for name in call.after))
+        arrival = draw(st.sampled_from([0, 0, 1000, 5000, 12345]))
+        made.append(Task(f"task{number}", tuple(calls), arrival_ps=arrival, prefixes=PREFIXES))
+    return sorted(made, key=lambda task: task.arrival_ps or 0)
+
+
+@st.composite
+def _call(draw: st.DrawFn, calls: list[Call], behind: dict[str, set[str]], index: int) -> Call:
+    names = [call.name for call in calls]
+    after = (names[-1],) if names and draw(st.booleans()) else tuple(draw(st.sets(st.sampled_from(names), max_size=2))) if names else ()
+    output = draw(st.integers(1, 40))
+    parent = draw(st.sampled_from([None, "tools", "system", "other", *names, *names, *names]))
+    sizes = {"tools": 40, "system": 65, "other": 47}
+    if parent is None:
+        keep = 0
+    elif parent in sizes:
+        keep = draw(st.sampled_from([sizes[parent], sizes[parent], draw(st.integers(0, sizes[parent]))]))
+    else:
+        most = _most_kept(calls, behind, parent, after)
+        keep = draw(st.sampled_from([most, most, min(most, calls[names.index(parent)].prompt_tokens), draw(st.integers(0, most))]))
+    most_new = MAX_MODEL_LEN - keep - output
+    new = draw(st.one_of(st.integers(0, 40), st.sampled_from([0, 0, 16, 16 - keep % 16, 120])))
+    new = min(new, most_new)
+    if keep + new < 1:
+        new = 1
+    if keep + new + output > MAX_MODEL_LEN:
+        keep, new, parent = 0, 5, None
+    tools = tuple(Tool("t", draw(st.sampled_from([0, 0, 100, 1000, 7777]))) for _ in range(draw(st.integers(0, 2))))
+    delay = draw(st.sampled_from([0, 0, 0, 500]))
+    return Call(f"c{index}", new, output, parent, keep, after, delay, tools)
+
+
+def config(**changes: Any) -> Config:
+    """A tiny resolved configuration: one replica of 8 B on one GPU, little memory."""
+    base = Config(
+        gpus=1,
+        tp=1,
+        model="llama-3.1-8b",
+        max_model_len=MAX_MODEL_LEN,
+        num_gpu_blocks_override=34,
+        max_num_batched_tokens=64,
+        max_num_seqs=8,
+        arrivals="recorded",
+    )
+    return replace(base, **changes)
+
+
+@st.composite
+def configs(draw: st.DrawFn, **fixed: Any) -> Config:
+    replicas = draw(st.integers(1, 3))
+    seqs = draw(st.sampled_from([1, 2, 8]))
+    changes: dict[str, Any] = {
+        "gpus": replicas,
+        "route": draw(st.sampled_from(["round-robin", "least-loaded", "session-affinity", "prefix-affinity"])),
+        "prefix_caching": draw(st.sampled_from([True, True, True, False])),
+        "async_scheduling": draw(st.booleans()),
+        "stop": draw(st.sampled_from(["eos", "length"])),
+        "max_num_seqs": seqs,
+        "max_num_batched_tokens": draw(st.sampled_from([8, 16, 40, 64, 512])),
+        "long_prefill_token_threshold": draw(st.sampled_from([0, 0, 7, 20])),
+        "num_gpu_blocks_override": draw(st.sampled_from([33, 34, 36, 40, 60, 500])),
+    }
+    closed = draw(st.sampled_from([None, None, 1, 3]))
+    if closed is not None:
+        changes |= {"arrivals": "closed", "concurrency": closed}
+    return config(**(changes | fixed))
+
+
+@st.composite
+def calibrations(draw: st.DrawFn) -> dict[str, Any]:
+    """Costs that make ties (everything constant), or none, or change slope within a call."""
+    made = constant_calibration(
+        draw(st.sampled_from([1, 100, 997])),
+        decode_ps=draw(st.sampled_from([0, 1, 13])),
+        prefill_token_ps=draw(st.sampled_from([0, 3])),
+    )
+    made["host"] = {
+        "base_ps": draw(st.sampled_from([0, 300, 2500])),
+        "per_sequence_ps": draw(st.sampled_from([0, 11])),
+        "per_token_ps": 0,
+    }
+    made["decode_attention"] = {
+        "batch": [1, 2, 4],
+        "context": [1, 16, 64, 256],
+        "ps": [[0, 50, 700, 2000], [0, 60, draw(st.sampled_from([100, 800])), 3000], [10, 90, 900, draw(st.sampled_from([900, 9000]))]],
+    }
+    return made
+
+
+def _most_kept(calls: list[Call], behind: dict[str, set[str]], parent: str, after: tuple[str, ...]) -> int:
+    """How much of a call's context may be kept by a call that runs after these: outputs only of calls that have ended."""
+    by_name = {call.name: call for call in calls}
+    owner = by_name[parent]
+    if parent in after or any(parent in behind[name] for name in after):
+        return owner.prompt_tokens + owner.output_tokens
+    if owner.extends not in by_name:
+        return owner.prompt_tokens
+    above = _most_kept(calls, behind, owner.extends, after)
+    return owner.prompt_tokens if above >= owner.keep_tokens else above

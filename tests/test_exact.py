@@ -1,0 +1,36 @@
+"""The fast engine against the reference engine: the same log, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+
+from sagasim.config import Config
+from sagasim.core import Task, check_task
+from sagasim.simulate import Result, simulate
+from tests import strategies
+
+
+def both(config: Config, tasks: list[Task], calibration: dict[str, Any]) -> tuple[Result, Result]:
+    fast = simulate(config, tasks, calibration=calibration)
+    slow = simulate(replace(config, reference=True), tasks, calibration=calibration)
+    return fast, slow
+
+
+def assert_equal(fast: Result, slow: Result) -> None:
+    for table in ("tasks", "calls", "occupancy", "replicas"):
+        ours, theirs = getattr(fast, table), getattr(slow, table)
+        for name in ours:
+            assert np.array_equal(ours[name], theirs[name]), (table, name, ours[name], theirs[name])
+    assert fast.digest == slow.digest
+
+
+@given(strategies.tasks(), strategies.configs(), strategies.calibrations())
+@settings(max_examples=300)
+def test_fast_equals_reference(tasks: list[Task], config: Config, calibration: dict[str, Any]) -> None:
+    for task in tasks:
+        check_task(task)
+    assert_equal(*both(config, tasks, calibration))

@@ -1,0 +1,92 @@
+"""Imports only go down the list of layers."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sagasim
+
+# From the ground up: a module may import what stands on its own line or above it.
+LAYERS = """
+units errors
+core rng eventlog
+plan
+seams
+hardware
+fill importers trace workloads arrivals
+calibrate_tables calibrate_terms calibrate cost
+kvcache
+policies
+batching replica reference
+agent cluster contract
+config
+simulate
+metrics laws
+capacity
+experiment
+report figures results
+options
+cli
+__main__
+"""
+RANK = {name: rank for rank, line in enumerate(LAYERS.splitlines()) for name in line.split()}
+PACKAGE = Path(sagasim.__file__).parent
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def top(path: Path) -> str:
+    """Module or subpackage of a file: its name on the list."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Names on the list that a file imports, lazily or not; what is only for type checkers does not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
+            module = node.module or ""
+            names.update([f"sagasim.{a.name}" for a in node.names] if module == "sagasim" else [module])
+    return {name.split(".")[1] for name in names if name.startswith("sagasim.")} - {"__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    own = top(path)
+    assert own in RANK, f"{own} has no place on the list of layers"
+    # seams finds the built-in policies by importing their package, lazily: the one way up
+    up = {name for name in imported(path) if RANK[name] > RANK[own]} - ({"policies"} if own == "seams" else set())
+    assert not up, f"{own} imports {sorted(up)}"
+
+
+def test_the_list_names_only_what_exists() -> None:
+    assert set(RANK) - {top(path) for path in MODULES} == set()
+
+
+def test_policies_see_no_engine() -> None:
+    allowed = {"units", "errors", "core", "rng", "eventlog", "plan", "seams", "policies"}
+    for path in (PACKAGE / "policies").glob("*.py"):
+        assert imported(path) <= allowed, path.name
+
+
+@pytest.mark.parametrize("heavy", ["torch", "pandas"])
+def test_nothing_imports(heavy: str) -> None:
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        assert heavy not in {name.split(".")[0] for name in names}, path.name
