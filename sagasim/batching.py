@@ -78,31 +78,28 @@ class WaitingQueue:
     def __init__(self, key: Callable[[Request, int], Any], *, in_order: bool = False) -> None:
         self._key = key
         self.in_order = in_order  # whoever comes later waits behind: an arrival cannot overtake the head
-        self._heap: list[tuple[Any, InFlight]] = []
+        self.heap: list[tuple[Any, InFlight]] = []
         self._preempted = 0
-
-    def __len__(self) -> int:
-        return len(self._heap)
 
     def push(self, call: InFlight, now: int) -> None:
         plan, request = call.plan, call.request
         call.key = (1, self._key(request, now), request.submitted_ps, plan.task.number, plan.index)
-        heapq.heappush(self._heap, (call.key, call))
+        heapq.heappush(self.heap, (call.key, call))
 
     def push_front(self, call: InFlight) -> None:
         self._preempted += 1
         call.key = (0, -self._preempted)
-        heapq.heappush(self._heap, (call.key, call))
+        heapq.heappush(self.heap, (call.key, call))
 
     def head(self) -> InFlight:
-        return self._heap[0][1]
+        return self.heap[0][1]
 
     def pop(self) -> InFlight:
-        return heapq.heappop(self._heap)[1]
+        return heapq.heappop(self.heap)[1]
 
     def remove(self, call: InFlight) -> None:
-        self._heap.remove((call.key, call))
-        heapq.heapify(self._heap)
+        self.heap.remove((call.key, call))
+        heapq.heapify(self.heap)
 
 
 @dataclass(slots=True)

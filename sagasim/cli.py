@@ -234,14 +234,10 @@ def _warn(problem: str | None) -> None:
 
 def _policies(args: argparse.Namespace) -> None:
     del args
-    from sagasim.report import aligned
+    from sagasim.report import policy_list
     from sagasim.seams import policies
 
-    rows = [["kind", "policy", "what it does"]]
-    for policy in policies():
-        parameters = ",".join(f"{name}={value.default}" for name, value in policy.parameters.items())
-        rows.append([policy.kind, policy.name + (f":{parameters}" if parameters else ""), policy.help])
-    print(aligned(rows))
+    print(policy_list(policies()))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -281,7 +277,7 @@ def _gpus(args: argparse.Namespace) -> None:
     for gpu in map(load_gpu, gpu_ids()):
         facts = (gpu.memory_bytes / 2**30, gpu.mem_bandwidth_bytes_per_s / 1e12, gpu.bf16_flops / 1e12, gpu.node_size)
         rows.append([gpu.id, gpu.name, *(f"{fact:.4g}" for fact in facts)])
-    print(aligned(rows))
+    print(aligned(rows, left=2))
 
 
 def _models(args: argparse.Namespace) -> None:
@@ -294,7 +290,7 @@ def _models(args: argparse.Namespace) -> None:
         weights = f"{model.weight_bytes / 2**30:.1f}"
         facts = (model.kv_bytes_per_token, model.max_model_len)
         rows.append([model.id, model.name, f"{model.params / 1e9:.1f} B", weights, *(f"{fact:,}" for fact in facts)])
-    print(aligned(rows))
+    print(aligned(rows, left=2))
 
 
 _COMMANDS: dict[str, Command] = {

@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sagasim.errors import CalibrationError
 
-__all__ = ["StepCost", "constant_calibration", "load_calibration"]
+__all__ = ["StepCost", "check_calibration", "constant_calibration", "first_beyond", "load_calibration", "series_sum"]
 
 Chunk = tuple[int, int]  # new tokens, cached tokens before them
 _ENDLESS = 1 << 62
@@ -66,15 +67,16 @@ class StepCost:
     def __init__(self, calibration: dict[str, Any], *, max_tokens: int, max_seqs: int, asynchronous: bool) -> None:
         self._asynchronous = asynchronous
         sizes = graph_sizes(max_seqs, max_tokens)
-        padded = [0, *(sizes[bisect_left(sizes, m)] if m <= sizes[-1] else m for m in range(1, max_tokens + 1))]
-        by_size = {m: _sum_terms(m, calibration["token_terms"], "tokens") for m in set(padded)}
-        self._token_ps = [calibration["constant_ps"] + by_size[m] for m in padded]
-        self._sequence_ps = [_sum_terms(n, calibration["sequence_terms"], "sequences") for n in range(max_seqs + 1)]
+        by_tokens = _sum_terms(max(max_tokens, sizes[-1]), calibration["token_terms"], "tokens")
+        padded = [sizes[bisect_left(sizes, m)] if m <= sizes[-1] else m for m in range(max_tokens + 1)]
+        self._token_ps = [calibration["constant_ps"] + by_tokens[m] for m in padded]
+        self._sequence_ps = _sum_terms(max_seqs, calibration["sequence_terms"], "sequences")
         self._host = tuple(calibration["host"][key] for key in ("base_ps", "per_sequence_ps", "per_token_ps"))
         self._attention = calibration["decode_attention"]
         self._prefill = calibration["prefill_attention"]
         self._shift: int = self._prefill["shift"]
-        self._curves: dict[int, _Curve] = {}
+        self._rows: dict[int, tuple[int, int, list[int], list[int], list[int]]] = {}
+        self._single = self._row(1)
 
     def step(self, decodes: int, context_sum: int, context_max: int, chunks: Sequence[Chunk]) -> int:
         """Time of one step in ps; 0 for a step without work. A chunk of one token counts as a decode."""
@@ -110,82 +112,98 @@ class StepCost:
         scaled: int = p["per_tile_token"] * rounded + p["per_cached_token"] * cached + p["per_pair"] * pairs
         return scaled >> self._shift
 
+    def series(self, decodes: int, context_sum: int, context_max: int) -> tuple[int, int, int]:
+        """Decode-only steps from here: time of the first in ps, increment per step, number of steps that this holds for."""
+        constant, floor, knots, values, slopes = self._rows.get(decodes) or self._row(decodes)
+        i = bisect_right(knots, context_sum)
+        slope = slopes[i - 1]
+        value = values[i - 1] + slope * (context_sum - knots[i - 1])
+        slope *= decodes
+        count = (knots[i] - context_sum + decodes - 1) // decodes
+        if decodes > 1:
+            _, _, knots, values, slopes = self._single
+            i = bisect_right(knots, context_max)
+            skew_slope = slopes[i - 1]
+            skewed = values[i - 1] + skew_slope * (context_max - knots[i - 1])
+            if knots[i] - context_max < count:
+                count = knots[i] - context_max
+            if skewed > value:
+                value, slope, skewed, skew_slope = skewed, skew_slope, value, slope
+            if skew_slope > slope:
+                count = min(count, (value - skewed) // (skew_slope - slope) + 1)
+        if value < floor:
+            if slope:
+                count = min(count, (floor - value) // slope + 1)
+            return constant + floor, 0, count
+        return constant + value, slope, count
+
     def total(self, decodes: int, context_sum: int, context_max: int, steps: int) -> int:
         """Sum of `steps` decode-only steps, of which the first has these contexts; == the loop over step()."""
-        constant, floor = self._decode_constants(decodes)
         elapsed = 0
         while True:
-            value, slope, count = self._piece(decodes, context_sum, context_max, floor)
-            value += constant
+            value, slope, count = self.series(decodes, context_sum, context_max)
             if count >= steps:
-                return elapsed + steps * value + slope * (steps * (steps - 1) // 2)
-            elapsed += count * value + slope * (count * (count - 1) // 2)
+                return elapsed + series_sum(value, slope, steps)
+            elapsed += series_sum(value, slope, count)
             steps -= count
             context_sum += decodes * count
             context_max += count
 
     def steps_beyond(self, decodes: int, context_sum: int, context_max: int, time: int) -> int:
         """The least number of steps whose total is greater than `time` (>= 0): the inverse of total()."""
-        constant, floor = self._decode_constants(decodes)
         done = 0
         while True:
-            value, slope, count = self._piece(decodes, context_sum, context_max, floor)
-            value += constant
-            whole = count * value + slope * (count * (count - 1) // 2)
+            value, slope, count = self.series(decodes, context_sum, context_max)
+            whole = series_sum(value, slope, count)
             if whole > time:
-                return done + _first_beyond(value, slope, time)
+                return done + first_beyond(value, slope, time)
             time -= whole
             done += count
             context_sum += decodes * count
             context_max += count
 
-    def _decode_constants(self, decodes: int) -> tuple[int, int]:
-        """What every step of a decode-only batch costs besides attention, and the least value of attention above it."""
+    def _row(self, decodes: int) -> tuple[int, int, list[int], list[int], list[int]]:
+        """What series() needs for this many decodes: constant, least attention time beside it, and the attention curve."""
         gpu = self._token_ps[decodes] + self._sequence_ps[decodes]
         base, per_sequence, per_token = self._host
         host = base + (per_sequence + per_token) * decodes
-        return (gpu, max(host, 1) - gpu) if self._asynchronous else (gpu + host, 1 - gpu - host)
-
-    def _piece(self, decodes: int, context_sum: int, context_max: int, floor: int) -> tuple[int, int, int]:
-        """The arithmetic series that attention follows from here: first value, increment, number of steps it holds."""
-        value, slope, count = self._segment(decodes, context_sum)
-        if decodes > 1:
-            skewed, skew_slope, skew_count = self._segment(1, context_max)
-            count = min(count, skew_count)
-            if skewed > value:
-                value, slope, skewed, skew_slope = skewed, skew_slope, value, slope
-            if skew_slope > slope:
-                count = min(count, (value - skewed) // (skew_slope - slope) + 1)
-        if value < floor:
-            if slope > 0:
-                count = min(count, (floor - value) // slope + 1)
-            return floor, 0, count
-        return value, slope, count
-
-    def _segment(self, decodes: int, context_sum: int) -> tuple[int, int, int]:
-        knots, values, slopes = self._curves.get(decodes) or self._curve(decodes)
-        i = bisect_right(knots, context_sum)
-        slope = slopes[i - 1]
-        count = -((context_sum - knots[i]) // decodes) if i < len(knots) else _ENDLESS
-        return values[i - 1] + slope * (context_sum - knots[i - 1]), slope * decodes, count
+        constant, floor = (gpu, max(host, 1) - gpu) if self._asynchronous else (gpu + host, 1 - gpu - host)
+        knots, values, slopes = self._curve(decodes)
+        row = (constant, floor, [*knots, _ENDLESS], values, slopes)
+        self._rows[decodes] = row
+        return row
 
     def _value(self, decodes: int, context_sum: int) -> int:
-        return self._segment(decodes, context_sum)[0]
+        _, _, knots, values, slopes = self._rows.get(decodes) or self._row(decodes)
+        i = bisect_right(knots, context_sum) - 1
+        return values[i] + slopes[i] * (context_sum - knots[i])
 
     def _curve(self, decodes: int) -> _Curve:
         """Attention of `decodes` sequences over the sum of their contexts, interpolated between batch knots."""
         batches, contexts, rows = self._attention["batch"], self._attention["context"], self._attention["ps"]
         values = [_interpolate(decodes, batches, [row[k] for row in rows]) for k in range(len(contexts))]
-        curve = _curve([context * decodes for context in contexts], values)
-        self._curves[decodes] = curve
-        return curve
+        return _curve([context * decodes for context in contexts], values)
 
 
-def _sum_terms(x: int, terms: Sequence[dict[str, Any]], axis: str) -> int:
-    return sum(_interpolate(x, term[axis], term["ps"]) for term in terms) if x else 0
+def _sum_terms(largest: int, terms: Sequence[dict[str, Any]], axis: str) -> list[int]:
+    """Sum of piecewise linear terms at 0 (where it is 0), 1, ..., largest."""
+    sums = [0] * (largest + 1)
+    for term in terms:
+        knots, values = term[axis], term["ps"]
+        edges = [1, *knots[1:-1], largest + 1] if len(knots) > 1 else [1, largest + 1]
+        for i, (start, stop) in enumerate(pairwise(edges)):
+            rise, run = (values[i + 1] - values[i], knots[i + 1] - knots[i]) if len(knots) > 1 else (0, 1)
+            for x in range(start, min(stop, largest + 1)):
+                sums[x] += values[i] + max(0, x - knots[i]) * rise // run
+    return sums
 
 
-def _first_beyond(value: int, slope: int, time: int) -> int:
+def series_sum(value: int, slope: int, steps: int) -> int:
+    """value + (value + slope) + ... over `steps` steps."""
+    return steps * value + slope * (steps * (steps - 1) >> 1)
+
+
+def first_beyond(value: int, slope: int, time: int) -> int:
     """The least j with j * value + slope * j * (j - 1) / 2 > time."""
     if slope == 0:
         return time // value + 1

@@ -6,13 +6,16 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sagasim.arrivals import assign
 from sagasim.capacity import capacity_config, capacity_per_min
 from sagasim.config import Config, resolve
 from sagasim.core import Task
+from sagasim.cost import load_calibration
 from sagasim.errors import TraceError
+from sagasim.hardware import data_dir
 from sagasim.metrics import rounded, summary
 from sagasim.simulate import Result, simulate
 from sagasim.trace import LengthReport, Trace, open_trace, over_length, take, trace_names
@@ -151,7 +154,7 @@ def execute(work: Work, progress: Progress | None = None) -> Run:
     started = time.perf_counter()
     result = simulate(work.config, work.tasks, progress=progress)
     simulated = time.perf_counter()
-    result = replace(result, notes={**work.notes, **result.notes})
+    result = replace(result, notes={"step times": _step_times(work.config), **work.notes, **result.notes})
     measured = summary(result)
     ended = time.perf_counter()
     simulating = simulated - started
@@ -164,6 +167,18 @@ def execute(work: Work, progress: Progress | None = None) -> Run:
         "events": result.executed,
     }
     return Run(result, measured, timing)
+
+
+def _step_times(config: Config) -> str:
+    """Which parts of the time of a step are published, derived or measured: `published: linear, ...; derived: host`."""
+    embedded = data_dir() / "calibration" / f"{config.gpu}-{config.model}-tp{config.tp}-bf16.json"
+    calibration = load_calibration(embedded if config.calibration is None else Path(config.calibration))
+    named = {name: part for name, part in calibration.items() if isinstance(part, dict) and name != "provenance"}
+    terms = {term["name"]: term for key in ("token_terms", "sequence_terms") for term in calibration[key]}
+    by_status: dict[str, list[str]] = {}
+    for name, part in {**named, **terms}.items():
+        by_status.setdefault(part.get("status", "of unknown origin"), []).append(name.replace("_", " "))
+    return "; ".join(f"{status}: {', '.join(sorted(names))}" for status, names in sorted(by_status.items()))
 
 
 def variants(layers: Sequence[Mapping[str, Any]], presets: Sequence[str], seeds: int) -> list[Config]:
@@ -221,8 +236,11 @@ def _difference(own: Sequence[float | None], other: Sequence[float | None]) -> d
 
 
 def _t95(freedom: int) -> float:
-    """Student's t, 97.5 %; beyond the table by the Cornish-Fisher expansion, good to 1e-4."""
+    """Student's t, 97.5 %; beyond the table by Fisher's expansion in 1 / freedom, good to 2e-4."""
     if freedom <= len(_T95):
         return _T95[freedom - 1]
     z = _Z95
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3

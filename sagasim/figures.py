@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +140,7 @@ def _completion(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
     axes.set_ylabel("tasks (%)")
     axes.set_ylim(0, 100)
     _log_seconds(axes)
-    _finish(axes, "lower right")
+    _finish(axes)
 
 
 def _tail(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
@@ -158,7 +158,7 @@ def _tail(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
     axes.set_ylim(0.5, 100)
     axes.set_yticks([1, 10, 100], ["1", "10", "100"])
     _log_seconds(axes)
-    _finish(axes, "lower left")
+    _finish(axes)
 
 
 def _tokens(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
@@ -184,7 +184,7 @@ def _tokens(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
         "Prompt tokens: found in the cache, or prefilled for the first time or again", fontsize=10, loc="left"
     )
     axes.set_xlabel("prompt tokens (%)", labelpad=1)
-    axes.set_xlim(0, max(100.0, *starts))
+    axes.set_xlim(0, max([100.0, *starts]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.figure.legend(
         *axes.get_legend_handles_labels(), loc="lower center", ncols=len(_SOURCES), fontsize=8.5, frameon=False
@@ -207,13 +207,13 @@ def _log_seconds(axes: Axes) -> None:
     axes.set_xlim(low, high)
 
 
-def _finish(axes: Axes, legend: Literal["lower left", "lower right"]) -> None:
+def _finish(axes: Axes) -> None:
     axes.minorticks_off()  # half of the drawing time
     axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=legend, fontsize=9, frameon=False)
+        axes.legend(loc="best", fontsize=9, frameon=False)
 
 
 def _child() -> None:

@@ -50,6 +50,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message, where=self.prog, expected=f"see `{self.prog} --help`")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise ConfigError(f"unknown command {value!r}", where=self.prog, expected=nearest(value, action.choices))
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What argparse does not know is told with the nearest option this very command has."""
         parsed, unknown = super().parse_known_args(args, namespace)

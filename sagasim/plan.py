@@ -24,16 +24,18 @@ ENDLESS = 1 << 62
 
 
 class Context:
-    """A prompt as policies see it: the first `shared_tokens` tokens are `parent`'s, `prompt_tokens` are known when sent."""
+    """A prompt as policies see it: its first `shared_tokens` tokens are its parent's, all `prompt_tokens` known when sent.
 
-    __slots__ = ("__weakref__", "parent", "prompt_tokens", "shared_tokens")
+    The parent is the context that wrote the last of the shared tokens; without one nothing is shared.
+    """
 
-    def __init__(self, parent: Context | None, shared_tokens: int, prompt_tokens: int) -> None:
-        while parent is not None and shared_tokens <= parent.shared_tokens:
-            parent = parent.parent  # what is kept lies wholly above: the fork belongs to an ancestor
+    __slots__ = ("named", "parent", "prompt_tokens", "shared_tokens")
+
+    def __init__(self, parent: Context | None, shared_tokens: int, prompt_tokens: int, named: bool = False) -> None:
         self.parent = parent
-        self.shared_tokens = shared_tokens if parent is not None else 0
+        self.shared_tokens = shared_tokens
         self.prompt_tokens = prompt_tokens
+        self.named = named  # a prefix that tasks share by name
 
 
 class Branch:
@@ -112,17 +114,18 @@ class Prefixes:
                 raise TraceError("declared twice with different content", where=f"prefix {prefix.name!r}", expected="one meaning")
             return known[1]
         parent = self._nodes[prefix.extends][1] if prefix.extends is not None else None
-        node = _node(parent, prefix.keep_tokens, prefix.keep_tokens + prefix.new_tokens, prefix.new_tokens)
+        node = _node(parent, prefix.keep_tokens, prefix.keep_tokens + prefix.new_tokens, prefix.new_tokens, named=True)
         node.branch = Branch(node.parent.branch if node.parent is not None else None, node.start)
         self._nodes[prefix.name] = (prefix, node)
         return node
 
 
-def _node(parent: _Node | None, keep: int, prompt: int, own_tokens: int) -> _Node:
+def _node(parent: _Node | None, keep: int, prompt: int, own_tokens: int, named: bool = False) -> _Node:
     while parent is not None and keep <= parent.start:
-        parent = parent.parent
-    context = Context(parent.context if parent is not None else None, keep, prompt)
-    return _Node(context, keep if parent is not None else 0, keep + own_tokens, parent)
+        parent = parent.parent  # what is kept lies wholly above: the fork belongs to an ancestor
+    if parent is None:
+        return _Node(Context(None, 0, prompt, named), 0, keep + own_tokens, None)
+    return _Node(Context(parent.context, keep, prompt, named), keep, keep + own_tokens, parent)
 
 
 def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> PlannedTask:
@@ -131,25 +134,15 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
     nodes: dict[str, _Node] = {}
     for call in task.calls:
         above = None if call.extends is None else nodes.get(call.extends) or outer[call.extends]
-        own = call.prompt_tokens - call.keep_tokens + call.output_tokens
-        nodes[call.name] = _node(above, call.keep_tokens, call.prompt_tokens, own)
+        nodes[call.name] = _node(above, call.keep_tokens, call.keep_tokens + call.new_tokens, call.new_tokens + call.output_tokens)
     _assign_branches(list(nodes.values()))
     plan = PlannedTask(task, number, tenant)
     for index, (call, node) in enumerate(zip(task.calls, nodes.values(), strict=True)):
         assert node.branch is not None
-        plan.calls.append(
-            PlannedCall(
-                plan,
-                index,
-                node.context,
-                node.branch,
-                call.prompt_tokens,
-                call.output_tokens,
-                call.keep_tokens,
-                call.tool_ps,
-                call.delay_ps,
-            )
-        )
+        prompt = node.context.prompt_tokens
+        kept, output, delay = call.keep_tokens, call.output_tokens, call.delay_ps
+        tool = call.tool_ps if call.tools else 0
+        plan.calls.append(PlannedCall(plan, index, node.context, node.branch, prompt, output, kept, tool, delay))
     _link_chains(plan, task.calls)
     return plan
 
@@ -187,6 +180,11 @@ def _link_chains(plan: PlannedTask, calls: tuple[Call, ...]) -> None:
     index = {call.name: i for i, call in enumerate(calls)}
     chain_ending_in: dict[int, list[PlannedCall]] = {}
     for call, planned in zip(calls, plan.calls, strict=True):
+        if planned.index and call.after == (calls[planned.index - 1].name,) and planned.index - 1 in chain_ending_in:
+            chain = chain_ending_in.pop(planned.index - 1)  # the usual case: one call after another
+            chain.append(planned)
+            chain_ending_in[planned.index] = chain
+            continue
         before = sorted({index[name] for name in call.after}, reverse=True)
         follows = next((i for i in before if i in chain_ending_in), None)
         chain = chain_ending_in.pop(follows) if follows is not None else []

@@ -274,8 +274,8 @@ class ReferenceReplica:
             self.env.schedule(boundary, EventPriority(0), self.in_flight[0].end - now)
         elif self.inbox:
             self.arrived(now)
-        elif len(self.waiting) or self.running:
-            raise LawError(f"replica {self.view.replica} is idle with {len(self.waiting)} waiting calls")
+        elif self.waiting.heap or self.running:
+            raise LawError(f"replica {self.view.replica} is idle with {len(self.waiting.heap)} waiting calls")
 
     def _time(self, batch: _Batch) -> int:
         decodes = [cached + 1 for _, new, cached, _ in batch.tokens if new == 1]
@@ -309,7 +309,7 @@ class ReferenceReplica:
                 position += 1
                 continue
             break
-        while len(self.waiting) and budget and not preempted and len(self.running) < settings.max_num_seqs:
+        while self.waiting.heap and budget and not preempted and len(self.running) < settings.max_num_seqs:
             state = self.states[self.waiting.head()]
             limit = (state.tokens - 1) // BLOCK_TOKENS if settings.prefix_caching else 0
             hits = cache.match(state.names, limit)

@@ -12,13 +12,14 @@ offsets, largest offset, offsets modulo the block size) give the cost and the bl
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Callable
 
 from simpy import Environment, Event
 from simpy.events import EventPriority
 
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, log_call
-from sagasim.cost import StepCost
+from sagasim.cost import StepCost, first_beyond, series_sum
 from sagasim.errors import LawError
 from sagasim.kvcache import KVCache
 from sagasim.seams import ReplicaView
@@ -79,7 +80,9 @@ class Replica:
         self.offset_sum = 0
         self.offset_max = NOTHING
         self.residues = [0] * (2 * BLOCK_TOKENS)  # decodes by -offset modulo block size, twice over
-        self.tickets = self.releases = self.steps = self.busy = self.executed = self.preemptions = self.finished = 0
+        self.series = (1, 0, 0)
+        self.tickets = self.releases = self.steps = self.busy = self.executed = self.preemptions = 0
+        self.changes = 0  # admissions, preemptions and ends
 
     # ---- arrivals
 
@@ -95,31 +98,20 @@ class Replica:
             self.boundary = self.step_end = now
             self._decide_all(now, now + 1)
         elif not (self.blocked and self.waiting.in_order):
-            self._cut(now)
-
-    def _cut(self, now: int) -> None:
-        """Decide at the first boundary after now."""
-        steps, at = self._next_boundary(now)
-        if at < self.alarm_at:
-            self._set_alarm(steps, at)
-
-    def _next_boundary(self, now: int) -> tuple[int, int]:
-        """The first boundary after now, and the steps of the jump that are decided before it."""
-        if now < self.boundary:
-            return 0, self.boundary
-        if now < self.step_end:
-            return self.settings.lag - 1, self.step_end
-        contexts = self._contexts(self.step + 1)
-        more = self.cost.steps_beyond(self.decodes, *contexts, now - self.step_end)
-        return more + self.settings.lag - 1, self.step_end + self.cost.total(self.decodes, *contexts, more)
+            steps, at = self._next_boundary(now)
+            if at < self.alarm_at:
+                self._set_alarm(steps, at)
 
     def settle(self, now: int) -> None:
         """Make the steps decided up to now history, for a view; what follows and when is not touched."""
         if self.idle or now < self.boundary:
             return
-        steps, at = self._next_boundary(now)
-        ahead, self.jump = self.jump - steps, steps
+        ahead = self.jump
+        self.jump, at = self._next_boundary(now)
+        ahead -= self.jump
         self._take_jump(at)
+        if self.series[2] <= 0:
+            self._look_ahead()
         self.jump = ahead
 
     def observe(self, call: InFlight, now: int) -> None:
@@ -129,41 +121,36 @@ class Replica:
         self.view.free_blocks = self.cache.free
         self.view.hit_tokens = self.cache.match(call.plan.branch.path, limit)[1] * BLOCK_TOKENS
 
-    def _set_alarm(self, steps: int, at: int) -> None:
-        self.jump = steps
-        self.alarm_at = at
-        alarm = self.alarm = Event(self.env)
-        alarm._ok = True
-        alarm._value = None
-        alarm.callbacks = [self._ring]
-        self.env.schedule(alarm, _BOUNDARY_PRIORITY, at - self.env.now)
-
-    def _ring(self, alarm: Event) -> None:
-        if alarm is self.alarm:
-            now = self.alarm_at
-            self._take_jump(now)
-            self._decide_all(now, now)
-
     # ---- jumping
+
+    def _look_ahead(self) -> None:
+        """The arithmetic series of the decode-only steps that follow the last decided one."""
+        if self.decodes:
+            self.series = self.cost.series(self.decodes, *self._contexts(self.step + 1))
+
+    def _elapsed(self, steps: int) -> int:
+        """Time of the next `steps` steps, decode only, in ps."""
+        value, slope, count = self.series
+        if steps <= count:
+            return series_sum(value, slope, steps)
+        return self.cost.total(self.decodes, *self._contexts(self.step + 1), steps)
+
+    def _next_boundary(self, now: int) -> tuple[int, int]:
+        """The first boundary after now, and the steps of the jump that are decided before it."""
+        if now < self.boundary:
+            return 0, self.boundary
+        beyond = now - self.step_end
+        if beyond < 0:
+            return self.settings.lag - 1, self.step_end
+        value, slope, count = self.series
+        more = first_beyond(value, slope, beyond)
+        if more > count:
+            more = self.cost.steps_beyond(self.decodes, *self._contexts(self.step + 1), beyond)
+        return more + self.settings.lag - 1, self.step_end + self._elapsed(more)
 
     def _contexts(self, step: int) -> tuple[int, int]:
         """Sum and maximum of the contexts of the decoding calls in a step, in tokens."""
         return self.offset_sum + self.decodes * step, self.offset_max + step
-
-    def _take_jump(self, now: int) -> None:
-        """Make the steps that were jumped over history: they were decided, the boundary is now."""
-        steps = self.jump
-        if not steps:
-            return
-        elapsed = self.cost.total(self.decodes, *self._contexts(self.step + 1), steps)
-        growth = self._growth(steps)
-        if growth:
-            self.cache.grow(growth, now)
-        self.step += steps
-        self.step_end += elapsed
-        self.busy += elapsed
-        self.steps += steps
-        self.boundary = now
 
     def _growth(self, steps: int) -> int:
         """Blocks that the decoding calls need in the next `steps` steps."""
@@ -171,62 +158,101 @@ class Replica:
         start = self.step % BLOCK_TOKENS
         return whole * self.decodes + (sum(self.residues[start : start + part]) if part else 0)
 
-    def _plan_jump(self) -> None:
-        """After a decision: how far nothing can change, and the alarm at the boundary behind it."""
+    def _plan_jump(self, decoded_once: bool) -> None:
+        """How far nothing can change, and the alarm at the boundary behind it."""
         lag = self.settings.lag
+        if not decoded_once or self.series[2] <= 0:
+            self._look_ahead()
         steps = 0
-        if self.decodes and not self.inbox and not self.prefilling and (self.blocked or not len(self.waiting)):
+        if self.decodes and not self.inbox and not self.prefilling and (self.blocked or not self.waiting.heap):
             ends = self.ends
-            while ends and (ends[0][2].ticket != ends[0][1] or ends[0][2].exit != ends[0][0]):
-                heapq.heappop(ends)  # preempted since
-            if ends:
-                steps = ends[0][0] - self.step - 1 + lag
+            while ends[0][2].ticket != ends[0][1] or ends[0][2].exit != ends[0][0]:
+                heapq.heappop(ends)  # preempted or put off since
+            steps = ends[0][0] - self.step - 1 + lag
             room = self.cache.available
-            if steps > 0 and self.decodes * (steps // BLOCK_TOKENS + 1) > room:
-                low = 0
-                while low < steps:  # the most steps that fit
-                    middle = (low + steps + 1) // 2
-                    if self._growth(middle) <= room:
-                        low = middle
-                    else:
-                        steps = middle - 1
+            if self.decodes * (steps // BLOCK_TOKENS + 1) > room:
+                steps = bisect_right(range(1, steps + 1), room, key=self._growth)
         if steps < lag:
-            at = self.boundary if steps == 0 else self.step_end
+            at = self.step_end if steps else self.boundary
         else:
-            at = self.step_end + self.cost.total(self.decodes, *self._contexts(self.step + 1), steps - lag + 1)
+            at = self.step_end + self._elapsed(steps - lag + 1)
         self._set_alarm(steps, at)
+
+    def _take_jump(self, boundary: int) -> None:
+        """Make the steps that were jumped over history: they were decided, the next decision is at `boundary`."""
+        steps = self.jump
+        if steps:
+            value, slope, count = self.series
+            elapsed = steps * value + slope * (steps * (steps - 1) >> 1) if steps <= count else self._elapsed(steps)
+            growth = self._growth(steps)
+            if growth:
+                self.cache.grow(growth, boundary)
+            self.step += steps
+            self.step_end += elapsed
+            self.busy += elapsed
+            self.steps += steps
+            self.boundary = boundary
+            self.series = (value + slope * steps, slope, count - steps)
+
+    def _decode_once(self) -> None:
+        """Decide a step of nothing but the calls that decode anyway: a jump of one step."""
+        self._look_ahead()
+        self.jump = 1
+        self._take_jump(self.step_end if self.settings.lag == 2 else self.step_end + self.series[0])
+
+    def _set_alarm(self, steps: int, at: int) -> None:
+        self.jump = steps
+        self.alarm_at = at
+        env = self.env
+        alarm = self.alarm = Event(env)
+        alarm._ok = True
+        alarm._value = None
+        alarm.callbacks = [self._ring]
+        env.schedule(alarm, _BOUNDARY_PRIORITY, at - env.now)
+
+    def _ring(self, alarm: Event) -> None:
+        if alarm is self.alarm:
+            now = self.alarm_at
+            self._take_jump(now)
+            self._decide_all(now, now)
 
     # ---- the step: process outputs, admit, form the batch
 
     def _decide_all(self, now: int, before: int) -> None:
-        """Decide all steps that are due now; calls sent before `before` take part."""
+        """All that is due at a boundary; calls sent before `before` take part."""
         self.executed += 1
-        events = self.finished + self.tickets + self.preemptions
-        while self.boundary <= now and not self.idle:
-            self._decide(now, before)
-        if events != self.finished + self.tickets + self.preemptions:
-            view, cache = self.view, self.cache
+        changes, cache = self.changes, self.cache
+        while True:
+            self._process_outputs(now)
+            if self.inbox:
+                self._receive(before)
+            if self.decodes and not self.prefilling and not self.waiting.heap and self.residues[self.step % BLOCK_TOKENS] <= cache.available:
+                self._decode_once()
+                decoded_once = True
+            else:
+                self._decide(now)
+                decoded_once = False
+            if self.idle or self.boundary > now:
+                break
+        if changes != self.changes:
+            view = self.view
             held = cache.num_blocks - cache.free
             self.logs.occupancy.append((now, view.replica, held, cache.cached, view.waiting, view.running))
-        if self.idle:
-            if self.inbox:
-                self.arrived(now)
-            elif len(self.waiting) or self.running:
-                raise LawError(f"replica {self.view.replica} is idle with {len(self.waiting)} waiting calls")
-        else:
-            self._plan_jump()
+        if not self.idle:
+            self._plan_jump(decoded_once)
+        elif self.inbox:
+            self.arrived(now)
+        elif self.waiting.heap or self.running:
+            raise LawError(f"replica {self.view.replica} is idle with {len(self.waiting.heap)} waiting calls")
 
-    def _decide(self, now: int, before: int) -> None:
-        self._process_outputs(now)
-        if self.inbox:
-            self._receive(before)
+    def _decide(self, now: int) -> None:
+        """Form the next step: running calls, then waiting ones."""
         self.step += 1
         batch = Batch()
         budget, preempted = self._schedule_running(batch, now)
-        if not preempted:
+        self.blocked = False
+        if self.waiting.heap and not preempted:
             self._schedule_waiting(batch, budget, now)
-        else:
-            self.blocked = False
         time = self.cost.step(batch.decodes, batch.context_sum, batch.context_max, batch.chunks)
         previous_end = self.step_end
         end = self.step_end = previous_end + time
@@ -306,8 +332,7 @@ class Replica:
     def _schedule_waiting(self, batch: Batch, budget: int, now: int) -> None:
         """Then waiting calls, while tokens, places and blocks last; the first that does not fit ends it."""
         waiting, cache = self.waiting, self.cache
-        self.blocked = False
-        while len(waiting) and budget:
+        while waiting.heap and budget:
             if len(self.running) >= self.settings.max_num_seqs:
                 self.blocked = True
                 break
@@ -323,6 +348,7 @@ class Replica:
             waiting.pop()
             budget -= want
             self.tickets += 1
+            self.changes += 1
             call.ticket = self.tickets
             self.running[call] = None
             self.view.waiting -= 1
@@ -410,6 +436,7 @@ class Replica:
         self.view.running -= 1
         self.view.waiting += 1
         self.preemptions += 1
+        self.changes += 1
         call.preemptions += 1
         last = self.step - 1  # the last decided step it may be in
         if call in self.prefilling:
@@ -438,7 +465,7 @@ class Replica:
         else:
             self.view.waiting -= 1
         self.view.in_flight -= 1
-        self.finished += 1
+        self.changes += 1
         log_call(self.logs, call, self.view, now)
         self.on_finish(call)
         call.done.succeed()

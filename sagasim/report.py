@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sagasim.config import PRESETS, Config
+from sagasim.seams import Policy
 
-__all__ = ["aligned", "comparison_report", "config_label", "number", "run_report", "stats_report", "work_label"]
+__all__ = [
+    "aligned",
+    "comparison_report",
+    "config_label",
+    "number",
+    "policy_list",
+    "run_report",
+    "stats_report",
+    "work_label",
+]
 
 _SPREADS = (
     ("tct_s", "task completion (s)"),
@@ -40,12 +51,12 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def aligned(rows: Sequence[Sequence[str]], *, header: bool = True) -> str:
-    """Rows as columns: the first one to the left, the others to the right, a rule under the header."""
+def aligned(rows: Sequence[Sequence[str]], *, header: bool = True, left: int = 1) -> str:
+    """Rows as columns: the first `left` ones to the left, the others to the right, a rule under the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -168,3 +179,20 @@ def stats_report(stats: Mapping[str, Any]) -> str:
 
 def _is_row(value: object) -> bool:
     return isinstance(value, Mapping)
+
+
+def policy_list(policies: Sequence[Policy]) -> str:
+    """Each policy with what it does, and its parameters with their defaults."""
+    width = max(len(policy.name) for policy in policies)
+    lines: list[str] = []
+    for kind in dict.fromkeys(policy.kind for policy in policies):
+        lines.append(f"--{kind}")
+        for policy in (one for one in policies if one.kind == kind):
+            lines.append(f"  {policy.name:{width}}  {policy.help}")
+            parameters = [_parameter(name, value.default) for name, value in policy.parameters.items()]
+            lines.extend([f"  {'':{width}}  parameters: {', '.join(parameters)}"] if parameters else [])
+    return "\n".join(lines)
+
+
+def _parameter(name: str, default: object) -> str:
+    return name if default is inspect.Parameter.empty else f"{name}={default}"

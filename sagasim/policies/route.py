@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 from sagasim.plan import Context
 from sagasim.rng import Stream
@@ -72,7 +71,8 @@ class PrefixAffinity:
         self._threshold = threshold
         self._balance_abs = balance_abs
         self._balance_rel = balance_rel
-        self._seen: WeakKeyDictionary[Context, tuple[int, int]] = WeakKeyDictionary()  # tokens seen, first replica
+        self._seen: dict[Context, tuple[int, int]] = {}  # tokens of the context that were seen, replica that saw them first
+        self._sent: dict[str, list[Context]] = {}  # what to forget when a task ends
         self._least_loaded = LeastLoaded()
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
@@ -85,8 +85,13 @@ class PrefixAffinity:
             chosen = owner
         else:
             chosen = self._least_loaded(request, replicas, now_ps, rng)
-        self._insert(request.context, chosen)
+        self._insert(request, chosen)
         return chosen
+
+    def forget(self, task: str) -> None:
+        """The task has ended: nobody will ask for its prompts again."""
+        for context in self._sent.pop(task, ()):
+            self._seen.pop(context, None)
 
     def _match(self, context: Context) -> tuple[int, int]:
         """Tokens of the longest prefix seen before, and the replica that saw its end first."""
@@ -100,16 +105,20 @@ class PrefixAffinity:
             node = node.parent
         return 0, 0
 
-    def _insert(self, context: Context, chosen: int) -> None:
-        """Remember the prompt; of ancestors, what nobody has sent yet."""
-        tokens = context.prompt_tokens
-        node: Context | None = context
+    def _insert(self, request: Request, chosen: int) -> None:
+        """Remember the prompt; of its ancestors, what nobody has sent yet."""
+        seen = self._seen
+        sent = self._sent.setdefault(request.task, [])
+        node: Context | None = request.context
+        tokens = request.prompt_tokens
         while node is not None:
-            seen = self._seen.get(node)
-            if seen is not None and seen[0] >= tokens:
+            known = seen.get(node)
+            if known is not None:
+                if known[0] < tokens:
+                    seen[node] = (tokens, known[1])
                 return
-            self._seen[node] = (tokens, seen[1] if seen is not None else chosen)
-            if seen is not None:
-                return
+            seen[node] = (tokens, chosen)
+            if not node.named:
+                sent.append(node)
             tokens = node.shared_tokens
             node = node.parent

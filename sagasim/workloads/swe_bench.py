@@ -95,9 +95,11 @@ def stop_probability(mean_steps: float, max_steps: int) -> float:
     """
     if not 1 <= mean_steps <= max_steps:
         raise ConfigError(f"mean_steps is {mean_steps}", expected=f"from 1 to max_steps ({max_steps})")
+    if mean_steps == 1:
+        return 1.0
     low, high = 0.0, 1.0
     for _ in range(100):
-        middle = (low + high) / 2
+        middle = min((low + high) / 2, 1.0 - 2.0**-53)
         mean = -math.expm1(max_steps * math.log1p(-middle)) / middle
         low, high = (middle, high) if mean > mean_steps else (low, middle)
     return (low + high) / 2
