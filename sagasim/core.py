@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from sagasim.errors import TraceError
 from sagasim.units import MAX_PS
 
-__all__ = ["MAX_TOKENS", "Call", "Prefix", "Task", "Tool", "check_task", "with_arrival"]
+__all__ = ["MAX_CALLS", "MAX_DURATION_PS", "MAX_TOKENS", "Call", "Prefix", "Task", "Tool", "check_task", "with_arrival"]
 
 MAX_TOKENS = 100_000_000  # of one context; more is a mistake in the trace
+MAX_CALLS = 20_000  # of one task
 MAX_DURATION_PS = MAX_PS // 100  # of one tool or arrival: about a day
 
 
@@ -101,10 +102,11 @@ def check_task(task: Task, where: str = "") -> None:
     """
     where = where or f"task {task.name!r}"
     ends: dict[str, int] = {}  # context name -> its length in tokens
-    calls: dict[str, Call] = {}
-    behind: dict[str, tuple[str, ...]] = {}
-    if not task.calls:
-        raise TraceError("a task without calls", where=where, expected="at least one call")
+    calls: set[str] = set()
+    outputs = _Outputs()
+    if not 1 <= len(task.calls) <= MAX_CALLS:
+        count = f"of {len(task.calls)} calls" if task.calls else "without calls"
+        raise TraceError(f"a task {count}", where=where, expected=f"1 to {MAX_CALLS} calls")
     if task.arrival_ps is not None and not 0 <= task.arrival_ps <= MAX_DURATION_PS:
         raise TraceError("arrival out of range", where=where, expected=f"0 to {MAX_DURATION_PS // 10**12} s")
     for prefix in task.prefixes:
@@ -121,26 +123,57 @@ def check_task(task: Task, where: str = "") -> None:
         for name in call.after:
             if name not in calls:
                 raise TraceError(f"runs after unknown call {name!r}", where=place, expected="a call earlier in the task")
-        _check_outputs_kept(call, calls, behind, place)
-        calls[call.name] = call
-        behind[call.name] = call.after
+        outputs.check(call, place)
+        calls.add(call.name)
 
 
-def _check_outputs_kept(call: Call, calls: dict[str, Call], behind: dict[str, tuple[str, ...]], where: str) -> None:
-    """A call runs after every call of whose output it keeps a token."""
-    parent = calls.get(call.extends) if call.extends is not None else None
-    keep = call.keep_tokens
-    while parent is not None:
-        if _runs_after(call.after, parent.name, behind):
-            return  # and so after all that the parent keeps
-        if keep > parent.prompt_tokens:
-            raise TraceError(
-                f"keeps output of {parent.name!r} without running after it",
-                where=where,
-                expected=f"keep_tokens <= {parent.prompt_tokens} or {parent.name!r} in 'after'",
-            )
-        keep = min(keep, parent.keep_tokens)
-        parent = calls.get(parent.extends) if parent.extends is not None else None
+class _Outputs:
+    """Which calls must have ended before a call may keep a part of a context."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, Call] = {}
+        self._number: dict[str, int] = {}
+        self._silent: dict[str, int] = {}  # call -> leading tokens of its prompt that are nobody's output
+        self._behind: list[int] = []  # call -> bit set of the calls it runs after, made up to where it was needed
+
+    def check(self, call: Call, where: str) -> None:
+        """Raise TraceError unless the call runs after every call of whose output it keeps a token."""
+        parent = self._calls.get(call.extends) if call.extends is not None else None
+        if parent is not None and call.keep_tokens > self._silent[parent.name] and parent.name not in call.after:
+            self._climb(call, parent, where)
+        silent = call.prompt_tokens
+        if parent is not None:
+            silent = min(silent, self._silent[parent.name]) if call.keep_tokens > self._silent[parent.name] else silent
+        self._number[call.name] = len(self._number)
+        self._calls[call.name] = call
+        self._silent[call.name] = silent
+
+    def _climb(self, call: Call, parent: Call | None, where: str) -> None:
+        keep = call.keep_tokens
+        behind = self._runs_after(call.after)
+        while parent is not None and keep > self._silent[parent.name]:
+            if behind >> self._number[parent.name] & 1:
+                return  # and so after all whose output the parent keeps
+            if keep > parent.prompt_tokens:
+                raise TraceError(
+                    f"keeps output of {parent.name!r} without running after it",
+                    where=where,
+                    expected=f"keep_tokens <= {parent.prompt_tokens} or {parent.name!r} in 'after'",
+                )
+            keep = min(keep, parent.keep_tokens)
+            parent = self._calls.get(parent.extends) if parent.extends is not None else None
+
+    def _runs_after(self, after: tuple[str, ...]) -> int:
+        done = list(self._calls.values())
+        for number in range(len(self._behind), len(done)):
+            self._behind.append(self._union(done[number].after))
+        return self._union(after)
+
+    def _union(self, after: tuple[str, ...]) -> int:
+        union = 0
+        for name in after:
+            union |= self._behind[self._number[name]] | 1 << self._number[name]
+        return union
 
 
 def _checked_context(item: Call | Prefix, added_tokens: int, ends: dict[str, int], where: str) -> int:
@@ -165,18 +198,3 @@ def _check_times(call: Call, where: str) -> None:
         if not 0 <= duration <= MAX_DURATION_PS:
             raise TraceError(f"{what} out of range", where=where, expected=f"0 to {MAX_DURATION_PS // 10**12} s")
 
-
-def _runs_after(after: tuple[str, ...], wanted: str, behind: dict[str, tuple[str, ...]]) -> bool:
-    """Whether `wanted` is among the calls in `after` or behind them."""
-    if wanted in after:
-        return True
-    seen: set[str] = set()
-    stack = list(after)
-    while stack:
-        name = stack.pop()
-        if name == wanted:
-            return True
-        if name not in seen:
-            seen.add(name)
-            stack.extend(behind[name])
-    return False

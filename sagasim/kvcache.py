@@ -56,6 +56,10 @@ class BlockTable:
 class KVCache:
     """All blocks of one replica. free: blocks that no call holds; cached: those of them that can still be hit."""
 
+    __slots__ = (
+        "_batch", "_blank", "_duplicated", "_index", "_queue", "_rank", "_replica", "_tables", "cached", "evicted", "free", "num_blocks",
+    )  # fmt: skip
+
     def __init__(self, num_blocks: int, replica: int, *, rank: Rank | None = None, batch: int = 1) -> None:
         self.num_blocks = num_blocks
         self.free = num_blocks

@@ -45,6 +45,13 @@ class Batch:
 class Replica:
     """A tensor-parallel group with its engine. submit() calls, then arrived(); finished calls succeed their event."""
 
+    __slots__ = (
+        "alarm", "alarm_at", "blocked", "boundary", "busy", "cache", "changes", "cost", "decodes", "ends",
+        "env", "executed", "idle", "inbox", "jump", "logs", "offset_max", "offset_sum", "on_finish",
+        "preemptions", "prefilling", "releases", "residues", "running", "series", "settings", "step",
+        "step_end", "steps", "tickets", "view", "waiting",
+    )  # fmt: skip
+
     def __init__(
         self,
         env: Environment,
