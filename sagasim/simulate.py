@@ -21,6 +21,7 @@ from sagasim.errors import CalibrationError, ConfigError, LawError, TraceError
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns, Table, digest
 from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
 from sagasim.kvcache import KVCache
+from sagasim.laws import check_log
 from sagasim.plan import PlannedTask
 from sagasim.reference import BlockNames, ReferenceCache, ReferenceReplica
 from sagasim.replica import Replica
@@ -138,12 +139,15 @@ def simulate(
     for replica in replicas:
         if isinstance(replica, Replica):
             replica.cache.check_integrity()
+    calls, occupancy = logs.calls.columns("task", "call"), logs.occupancy.columns("time_ps", "replica")
+    columns = _replica_columns(replicas, logs)
+    check_log(calls, occupancy, columns, settings.max_num_seqs)
     return Result(
         config,
-        logs.calls.columns("task", "call"),
+        calls,
         task_log.columns("task"),
-        logs.occupancy.columns("time_ps", "replica"),
-        _replica_columns(replicas, logs),
+        occupancy,
+        columns,
         agents.task_names,
         list(agents.tenants),
         sum(replica.executed for replica in replicas),

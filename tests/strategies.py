@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from sagasim.cost import constant_calibration
 
 MAX_MODEL_LEN = 512
 
+MINE = str(Path(__file__).parent / "policies" / "mine.py")
+ROUTES = ["round-robin", "least-loaded", "session-affinity", "prefix-affinity", f"{MINE}:cheapest", f"{MINE}:roomiest"]
 PREFIXES = (Prefix("tools", 40), Prefix("system", 25, "tools", 40), Prefix("other", 30, "tools", 17))
 
 
@@ -79,7 +82,10 @@ def configs(draw: st.DrawFn, **fixed: Any) -> Config:
     seqs = draw(st.sampled_from([1, 2, 8]))
     changes: dict[str, Any] = {
         "gpus": replicas,
-        "route": draw(st.sampled_from(["round-robin", "least-loaded", "session-affinity", "prefix-affinity"])),
+        "route": draw(st.sampled_from(ROUTES)),
+        "order": draw(st.sampled_from(["fcfs", "fcfs", f"{MINE}:shortest"])),
+        "evict": draw(st.sampled_from(["lru", "lru", f"{MINE}:largest", f"{MINE}:ageing"])),
+        "evict_batch_blocks": draw(st.sampled_from([1, 3, 16])),
         "prefix_caching": draw(st.sampled_from([True, True, True, False])),
         "async_scheduling": draw(st.booleans()),
         "stop": draw(st.sampled_from(["eos", "length"])),

@@ -21,10 +21,10 @@ calibrate_tables calibrate_terms calibrate cost
 kvcache
 policies
 batching replica reference
-agent cluster contract
-config
+agent cluster
+config laws
 simulate
-metrics laws
+metrics contract
 capacity
 experiment
 report figures results
