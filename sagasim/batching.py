@@ -10,7 +10,7 @@ from typing import Any
 from simpy import Event
 
 from sagasim.eventlog import Table
-from sagasim.kvcache import BlockTable
+from sagasim.kvcache import Holder
 from sagasim.plan import PlannedCall
 from sagasim.seams import IdleContext, ReplicaView, Request
 
@@ -36,19 +36,21 @@ class EngineSettings:
         return 0 if self.foreseen_stops else self.lag - 1
 
 
-class InFlight:
+class InFlight(Holder):
     """A call between being sent and being finished. Times in ps; step numbers are those of its replica."""
 
     __slots__ = (
-        "admitted", "computed", "decoding", "done", "end", "exit", "first_token", "hit_tokens", "key", "known", "offset", "plan", "preemptions",
-        "put_off", "regenerated_elsewhere", "regenerated_here", "request", "reused", "table", "ticket",
+        "admitted", "computed", "decoding", "done", "end", "exit", "first_token", "hit_tokens", "key", "known", "offset", "plan",
+        "preemptions", "put_off", "regenerated_elsewhere", "regenerated_here", "request", "reused", "submitted", "ticket",
     )  # fmt: skip
 
-    def __init__(self, plan: PlannedCall, request: Request, done: Event) -> None:
+    def __init__(self, plan: PlannedCall, request: Request, done: Event, submitted: int) -> None:
         self.plan = plan
         self.request = request
         self.done = done
-        self.table = BlockTable()
+        self.submitted = submitted
+        self.runs = []  # as a Holder
+        self.registered = self.allocated = 0
         self.known = plan.prompt_tokens  # tokens to prefill when it is next admitted
         self.computed = 0  # of them, already scheduled
         self.ticket = 0  # counts admissions on the replica: who was admitted later
@@ -61,11 +63,6 @@ class InFlight:
         self.admitted = self.first_token = -1
         self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = 0
         self.preemptions = self.reused = 0
-
-    @property
-    def output_left(self) -> int:
-        """Output tokens not yet known, when it waits or prefills."""
-        return self.plan.prompt_tokens + self.plan.output_tokens - self.known
 
     def idle_context(self, number: int, now: int) -> IdleContext:
         request = self.request
@@ -82,8 +79,8 @@ class WaitingQueue:
         self._preempted = 0
 
     def push(self, call: InFlight, now: int) -> None:
-        plan, request = call.plan, call.request
-        call.key = (1, self._key(request, now), request.submitted_ps, plan.task.number, plan.index)
+        plan = call.plan
+        call.key = (1, self._key(call.request, now), call.submitted, plan.task.number, plan.index)
         heapq.heappush(self.heap, (call.key, call))
 
     def push_front(self, call: InFlight) -> None:
@@ -118,7 +115,7 @@ def log_call(logs: Logs, call: InFlight, view: ReplicaView, now: int) -> None:
             plan.task.number,
             plan.index,
             view.replica,
-            call.request.submitted_ps,
+            call.submitted,
             call.admitted,
             call.first_token,
             now,

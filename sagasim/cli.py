@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ _STARTED_S, _STARTED_CPU_S = time.perf_counter(), time.process_time()  # process
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 2 a mistake of the user, 130 interrupted."""
+    # Tasks and logs are many and without cycles: the collector's default pace costs a tenth of a run.
+    gc.set_threshold(100_000, 50, 50)
     try:
         with _terminable():
             args = make_parser(_COMMANDS).parse_args(argv)
@@ -109,12 +112,14 @@ def _run(args: argparse.Namespace) -> None:
     with _painter(args) as painter, _staging(out) as folder:
         start_up_s = _STARTED_CPU_S + time.perf_counter() - _STARTED_S
         work, reading_s = _work(config, _Progress("capacity"))
-        run = _one_run(work, folder, _Progress(), start_up_s=start_up_s, reading_s=reading_s)
+        run = _simulated(work, _Progress())
         if painter is not None:
             from sagasim.metrics import figure_entry
 
             entry = figure_entry(config_label(run.result.config), run.result, run.summary)
-            _warn(painter.finish(folder / "figure.png", work_label(work.config, run.summary["tasks"]), [entry]))
+            painter.send(folder / "figure.png", work_label(work.config, run.summary["tasks"]), [entry])
+        _write(run, folder, start_up_s=start_up_s, reading_s=reading_s)
+        _await_figure(painter)
     print(run_report(run.result.config, run.summary))
     print(f"results in {out}")
 
@@ -122,7 +127,7 @@ def _run(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from sagasim.config import parse_value
 
-    seeds = parse_value("concurrency", args.seeds, "--seeds")
+    seeds = parse_value("seed", args.seeds, "--seeds")  # a whole number too
     presets = [name.strip() for name in args.presets.split(",")]
     if seeds < 1:
         raise ConfigError(f"{seeds} is out of range", where="--seeds", expected="a whole number >= 1")
@@ -156,14 +161,14 @@ def _all_runs(configs: Sequence[Config], folder: Path, painter: Painter | None) 
         if work is None or work.config.seed != config.seed:
             work, reading_s = _work(config, _Progress("capacity"))
         name = f"{config.preset}-seed{config.seed}"
-        subfolder = folder / name
-        subfolder.mkdir()
-        run = _one_run(work.under(config), subfolder, _Progress(name), reading_s=reading_s)
+        run = _simulated(work.under(config), _Progress(name))
+        _write(run, folder / name, reading_s=reading_s)
         summaries.setdefault(config.preset or "", []).append(run.summary)
         entries.append(figure_entry(config.preset or "", run.result, run.summary))
     title = work_label(run.result.config, run.summary["tasks"])
     if painter is not None:
-        _warn(painter.finish(folder / "figure.png", title, entries))
+        painter.send(folder / "figure.png", title, entries)
+    _await_figure(painter)
     return {
         "work": title,
         "presets": list(summaries),
@@ -184,18 +189,22 @@ def _work(config: Config, progress: _Progress) -> tuple[Work, float]:
     return work, time.perf_counter() - started
 
 
-def _one_run(work: Work, folder: Path, progress: _Progress, **timing: float) -> Run:
-    """Simulate into an existing folder, figure apart. timing: seconds of what came before."""
+def _simulated(work: Work, progress: _Progress) -> Run:
     from sagasim.experiment import execute
-    from sagasim.results import write_json, write_run
 
     run = execute(work, progress)
     progress.done()
+    return run
+
+
+def _write(run: Run, folder: Path, **timing: float) -> None:
+    """Write a run, its figure apart. timing: seconds of what came before."""
+    from sagasim.results import write_json, write_run
+
     started = time.perf_counter()
     write_run(folder, run.result, run.summary)
     run.timing.update(timing, writing_s=time.perf_counter() - started, versions=_versions())
     write_json(folder / "timing.json", run.timing)
-    return run
 
 
 def _versions() -> dict[str, str]:
@@ -224,7 +233,9 @@ def _painter(args: argparse.Namespace) -> AbstractContextManager[Painter | None]
     return nullcontext() if args.no_figures else Painter()
 
 
-def _warn(problem: str | None) -> None:
+def _await_figure(painter: Painter | None) -> None:
+    """Wait for the figure; one that fails is no more than a warning."""
+    problem = painter.wait() if painter is not None else None
     if problem is not None:
         print(f"sagasim: warning: no figure: {problem}", file=sys.stderr)
 

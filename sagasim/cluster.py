@@ -55,7 +55,7 @@ class Cluster:
             flush._value = None
             flush.callbacks = [self._flush]
             env.schedule(flush, _FLUSH_PRIORITY)
-        self._outbox.append(InFlight(plan, request, done))
+        self._outbox.append(InFlight(plan, request, done, now))
         return done
 
     def _flush(self, _: Event) -> None:

@@ -28,6 +28,7 @@ from sagasim.errors import CalibrationError
 __all__ = ["StepCost", "check_calibration", "constant_calibration", "first_beyond", "load_calibration", "series_sum"]
 
 Chunk = tuple[int, int]  # new tokens, cached tokens before them
+_Row = tuple[int, int, list[int], list[int], list[int]]
 _ENDLESS = 1 << 62
 
 
@@ -64,6 +65,11 @@ def _interpolate(x: int, knots: Sequence[int], values: Sequence[int]) -> int:
 class StepCost:
     """Step times of one replica under a calibration (see load_calibration for its form)."""
 
+    __slots__ = (
+        "_asynchronous", "_attention", "_base_ps", "_host", "_host_sequence", "_host_token", "_per_cached", "_per_pair", "_per_tile", "_rows",
+        "_sequence_ps", "_shift", "_single", "_tile", "_token_ps",
+    )  # fmt: skip
+
     def __init__(self, calibration: dict[str, Any], *, max_tokens: int, max_seqs: int, asynchronous: bool) -> None:
         self._asynchronous = asynchronous
         sizes = graph_sizes(max_seqs, max_tokens)
@@ -71,11 +77,18 @@ class StepCost:
         padded = [sizes[bisect_left(sizes, m)] if m <= sizes[-1] else m for m in range(max_tokens + 1)]
         self._token_ps = [calibration["constant_ps"] + by_tokens[m] for m in padded]
         self._sequence_ps = _sum_terms(max_seqs, calibration["sequence_terms"], "sequences")
-        self._host = tuple(calibration["host"][key] for key in ("base_ps", "per_sequence_ps", "per_token_ps"))
+        host, prefill = calibration["host"], calibration["prefill_attention"]
+        self._host: int = host["base_ps"]
+        self._host_sequence: int = host["per_sequence_ps"]
+        self._host_token: int = host["per_token_ps"]
         self._attention = calibration["decode_attention"]
-        self._prefill = calibration["prefill_attention"]
-        self._shift: int = self._prefill["shift"]
-        self._rows: dict[int, tuple[int, int, list[int], list[int], list[int]]] = {}
+        self._base_ps: int = prefill["base_ps"]
+        self._tile: int = prefill["tile"]
+        self._per_tile: int = prefill["per_tile_token"]
+        self._per_cached: int = prefill["per_cached_token"]
+        self._per_pair: int = prefill["per_pair"]
+        self._shift: int = prefill["shift"]
+        self._rows: dict[int, _Row] = {}
         self._single = self._row(1)
 
     def step(self, decodes: int, context_sum: int, context_max: int, chunks: Sequence[Chunk]) -> int:
@@ -89,7 +102,8 @@ class StepCost:
             if new == 1:
                 decodes += 1
                 context_sum += cached + 1
-                context_max = max(context_max, cached + 1)
+                if cached >= context_max:
+                    context_max = cached + 1
             else:
                 gpu += self.prefill(new, cached)
                 prefills = True
@@ -97,20 +111,29 @@ class StepCost:
             return 0
         gpu += self._token_ps[tokens] + self._sequence_ps[sequences]
         if prefills:
-            gpu += self._prefill["base_ps"]
+            gpu += self._base_ps
         if decodes:
-            gpu += max(self._value(decodes, context_sum), self._value(1, context_max))
-        base, per_sequence, per_token = self._host
-        host = base + per_sequence * sequences + per_token * tokens
-        return max(host, gpu, 1) if self._asynchronous else max(host + gpu, 1)
+            _, _, knots, values, slopes = self._rows.get(decodes) or self._row(decodes)
+            i = bisect_right(knots, context_sum) - 1
+            attention = values[i] + slopes[i] * (context_sum - knots[i])
+            if decodes > 1:
+                _, _, knots, values, slopes = self._single
+                i = bisect_right(knots, context_max) - 1
+                skewed = values[i] + slopes[i] * (context_max - knots[i])
+                if skewed > attention:
+                    attention = skewed
+            gpu += attention
+        host = self._host + self._host_sequence * sequences + self._host_token * tokens
+        if not self._asynchronous:
+            gpu += host
+        elif host > gpu:
+            gpu = host
+        return gpu or 1
 
     def prefill(self, new: int, cached: int) -> int:
         """Attention time of a chunk in ps, without the base: bilinear in tile-rounded new tokens and cached tokens."""
-        p = self._prefill
-        rounded = -(-new // p["tile"]) * p["tile"]
-        pairs = rounded * (2 * cached + new)
-        scaled: int = p["per_tile_token"] * rounded + p["per_cached_token"] * cached + p["per_pair"] * pairs
-        return scaled >> self._shift
+        rounded = -(-new // self._tile) * self._tile
+        return (self._per_tile * rounded + self._per_cached * cached + self._per_pair * rounded * (2 * cached + new)) >> self._shift
 
     def series(self, decodes: int, context_sum: int, context_max: int) -> tuple[int, int, int]:
         """Decode-only steps from here: time of the first in ps, increment per step, number of steps that this holds for."""
@@ -130,10 +153,14 @@ class StepCost:
             if skewed > value:
                 value, slope, skewed, skew_slope = skewed, skew_slope, value, slope
             if skew_slope > slope:
-                count = min(count, (value - skewed) // (skew_slope - slope) + 1)
+                crossing = (value - skewed) // (skew_slope - slope) + 1
+                if crossing < count:
+                    count = crossing
         if value < floor:
             if slope:
-                count = min(count, (floor - value) // slope + 1)
+                crossing = (floor - value) // slope + 1
+                if crossing < count:
+                    count = crossing
             return constant + floor, 0, count
         return constant + value, slope, count
 
@@ -162,21 +189,15 @@ class StepCost:
             context_sum += decodes * count
             context_max += count
 
-    def _row(self, decodes: int) -> tuple[int, int, list[int], list[int], list[int]]:
-        """What series() needs for this many decodes: constant, least attention time beside it, and the attention curve."""
+    def _row(self, decodes: int) -> _Row:
+        """What the time of this many decodes is made of: constant, least attention time beside it, the attention curve."""
         gpu = self._token_ps[decodes] + self._sequence_ps[decodes]
-        base, per_sequence, per_token = self._host
-        host = base + (per_sequence + per_token) * decodes
+        host = self._host + (self._host_sequence + self._host_token) * decodes
         constant, floor = (gpu, max(host, 1) - gpu) if self._asynchronous else (gpu + host, 1 - gpu - host)
         knots, values, slopes = self._curve(decodes)
         row = (constant, floor, [*knots, _ENDLESS], values, slopes)
         self._rows[decodes] = row
         return row
-
-    def _value(self, decodes: int, context_sum: int) -> int:
-        _, _, knots, values, slopes = self._rows.get(decodes) or self._row(decodes)
-        i = bisect_right(knots, context_sum) - 1
-        return values[i] + slopes[i] * (context_sum - knots[i])
 
     def _curve(self, decodes: int) -> _Curve:
         """Attention of `decodes` sequences over the sum of their contexts, interpolated between batch knots."""
@@ -193,8 +214,9 @@ def _sum_terms(largest: int, terms: Sequence[dict[str, Any]], axis: str) -> list
         edges = [1, *knots[1:-1], largest + 1] if len(knots) > 1 else [1, largest + 1]
         for i, (start, stop) in enumerate(pairwise(edges)):
             rise, run = (values[i + 1] - values[i], knots[i + 1] - knots[i]) if len(knots) > 1 else (0, 1)
+            value, knot = values[i], knots[i]
             for x in range(start, min(stop, largest + 1)):
-                sums[x] += values[i] + max(0, x - knots[i]) * rise // run
+                sums[x] += value + (x - knot) * rise // run if x > knot else value
     return sums
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from sagasim.arrivals import assign
 from sagasim.capacity import capacity_config, capacity_per_min
-from sagasim.config import Config, resolve
+from sagasim.config import PRESETS, Config, resolve
 from sagasim.core import Task
 from sagasim.cost import load_calibration
 from sagasim.errors import TraceError
-from sagasim.hardware import data_dir
+from sagasim.hardware import data_dir, load_model
 from sagasim.metrics import rounded, summary
 from sagasim.simulate import Result, simulate
 from sagasim.trace import LengthReport, Trace, open_trace, over_length, take, trace_names
@@ -59,6 +59,7 @@ class Work:
         own = self.config
         same = replace(
             config,
+            trace=own.trace,
             arrivals=own.arrivals,
             tasks=own.tasks,
             max_model_len=own.max_model_len,
@@ -116,16 +117,16 @@ def _fitting(config: Config, source: Trace) -> tuple[list[Task], Config, dict[st
     report = LengthReport()
     stream = source.tasks(config.seed) if config.tasks is None else take(source, config.tasks, config.seed)
     limit = config.max_model_len or 0
+    if config.over_length == "extend":  # counted against the model itself, also when the run is repeated
+        limit = load_model(config.model).max_model_len
     tasks = list(over_length(stream, limit, config.over_length, report))  # type: ignore[arg-type]
     if not tasks:
         raise TraceError("no task is left", where=source.name, expected="tasks that fit, or over_length = extend")
     longest = max(task.max_tokens for task in tasks)
-    config = replace(config, tasks=len(tasks) + report.dropped, max_model_len=max(limit, longest))
-    return tasks, config, {**_filled(source), **_length_notes(report, limit, longest)}
-
-
-def _filled(source: Trace) -> dict[str, str]:
-    return {f"filled {what}": text for what, text in source.filled.items()}
+    config = replace(config, tasks=len(tasks) + report.dropped, max_model_len=max(config.max_model_len or 0, longest))
+    notes = {f"filled {what}": text for what, text in source.filled.items()}
+    notes["tasks"] = f"{source.name} ({source.format}), sha256 {source.sha256}"
+    return tasks, config, {**notes, **_length_notes(report, limit, longest)}
 
 
 def _length_notes(report: LengthReport, limit: int, longest: int) -> dict[str, str]:
@@ -182,9 +183,16 @@ def _step_times(config: Config) -> str:
 
 
 def variants(layers: Sequence[Mapping[str, Any]], presets: Sequence[str], seeds: int) -> list[Config]:
-    """A resolved configuration for each seed and preset. The layers override what the presets say."""
+    """A resolved configuration for each seed and preset.
+
+    The layers override what the presets say; but from a layer that names a preset itself (the config.toml of a run),
+    nothing that presets decide is taken.
+    """
     base = resolve(*layers).seed
-    others = [{key: value for key, value in layer.items() if key != "preset"} for layer in layers]
+    decided = {"preset"}.union(*PRESETS.values())
+    others = [
+        {key: value for key, value in layer.items() if "preset" not in layer or key not in decided} for layer in layers
+    ]
     return [
         resolve({"preset": preset}, *others, {"seed": seed}) for seed in range(base, base + seeds) for preset in presets
     ]

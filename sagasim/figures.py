@@ -38,7 +38,7 @@ Entry = Mapping[str, Any]  # of metrics.figure_entry
 
 
 class Painter:
-    """The drawing process: started on entering, told what to draw by `finish`, ended on leaving whatever happens."""
+    """The drawing process: started on entering, told what to draw by `send`, ended on leaving whatever happens."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -61,17 +61,25 @@ class Painter:
             self._process = None
         return self
 
-    def finish(self, out: Path, title: str, entries: Sequence[Entry]) -> str | None:
-        """Have the figure drawn at `out`. Returns None, or one line saying why there is no figure."""
-        if self._process is None:
-            return "the drawing process could not be started"
+    def send(self, out: Path, title: str, entries: Sequence[Entry]) -> None:
+        """Have the figure drawn at `out`, while the caller goes on."""
+        if self._process is None or self._process.stdin is None:
+            return
         order = json.dumps({"out": str(out), "title": title, "entries": list(entries)})
         try:
-            _, errors = self._process.communicate(order + "\n", timeout=_TIMEOUT_S)
+            self._process.stdin.write(order + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            return  # the process has ended; wait() says why
+
+    def wait(self) -> str | None:
+        """None once the figure is drawn, or one line saying why there is none."""
+        if self._process is None:
+            return "the drawing process could not be started"
+        try:
+            _, errors = self._process.communicate(timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return f"drawing took more than {_TIMEOUT_S} s"
-        except OSError as error:
-            return f"the drawing process is gone: {error.strerror}"
         if self._process.returncode:
             return (errors.strip().splitlines() or ["the drawing process failed"])[-1]
         return None
@@ -226,6 +234,7 @@ def _child() -> None:
     if line:
         order = json.loads(line)
         draw(Path(order["out"]), order["title"], order["entries"])
+        os._exit(0)  # the file is closed; taking matplotlib apart would keep the parent waiting
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sagasim.errors import LawError
 from sagasim.plan import Branch
 from sagasim.seams import IdleContext
 
-__all__ = ["BlockTable", "KVCache", "Portion", "Run"]
+__all__ = ["Holder", "KVCache", "Portion", "Run"]
 
 Path = tuple[tuple[Branch, int], ...]
 Rank = Callable[[IdleContext, int], float]
@@ -27,14 +27,15 @@ Rank = Callable[[IdleContext, int], float]
 class Run:
     """Blocks lo..hi-1 of a branch (None: blank blocks, which hold nothing that can be found)."""
 
-    __slots__ = ("branch", "hi", "idle", "lo", "next", "prev", "ref")
+    __slots__ = ("branch", "hi", "idle", "lo", "next", "prev", "ref", "since")
 
     def __init__(self, branch: Branch | None, lo: int, hi: int) -> None:
         self.branch = branch
         self.lo = lo
         self.hi = hi
         self.ref = 0  # calls that hold it
-        self.idle: IdleContext | None = None  # whose release made it idle
+        self.since = 0  # when its last holder let go of it, in ps
+        self.idle: IdleContext | None = None  # who that was; kept only for a scored eviction
         self.prev: Run = self
         self.next: Run = self
 
@@ -42,8 +43,8 @@ class Run:
 Portion = tuple[Run, int, int]  # blocks lo..hi-1 of a run
 
 
-class BlockTable:
-    """The blocks that a call holds: runs from the root down, then private blocks up to `allocated`."""
+class Holder:
+    """Who holds blocks (a call): runs from the root down, then private blocks up to `allocated`."""
 
     __slots__ = ("allocated", "registered", "runs")
 
@@ -52,12 +53,17 @@ class BlockTable:
         self.registered = 0  # blocks in runs
         self.allocated = 0  # blocks in all
 
+    def idle_context(self, number: int, now: int) -> IdleContext:
+        """What is left of it in the cache after its release."""
+        raise NotImplementedError
+
 
 class KVCache:
     """All blocks of one replica. free: blocks that no call holds; cached: those of them that can still be hit."""
 
     __slots__ = (
-        "_batch", "_blank", "_duplicated", "_index", "_queue", "_rank", "_replica", "_tables", "cached", "evicted", "free", "num_blocks",
+        "_batch", "_duplicated", "_holders", "_index", "_queue", "_rank", "_releases", "_replica", "blank", "cached", "evicted", "free",
+        "num_blocks", "scored",
     )  # fmt: skip
 
     def __init__(self, num_blocks: int, replica: int, *, rank: Rank | None = None, batch: int = 1) -> None:
@@ -68,18 +74,15 @@ class KVCache:
         self._replica = replica
         self._rank = rank
         self._batch = batch
-        self._blank = num_blocks  # free blocks that hold nothing; kept only for a scored eviction
+        self._releases = 0
+        self.scored = rank is not None
+        self.blank = num_blocks  # free blocks that hold nothing; kept only for a scored eviction
         self._index: dict[Branch, list[Run]] = {}  # in order of registration
         self._duplicated: set[Branch] = set()  # branches that have held a block twice
-        self._tables: set[BlockTable] = set()
+        self._holders: set[Holder] = set()
         self._queue = Run(None, 0, 0)  # sentinel: next is the head, prev the tail
         if rank is None:
             self._append(Run(None, 0, num_blocks))
-
-    @property
-    def available(self) -> int:
-        """Blocks that can be taken without asking a policy."""
-        return self.free if self._rank is None else self._blank
 
     # ---- looking
 
@@ -115,56 +118,54 @@ class KVCache:
     def once_cached(self, path: Path, limit: int) -> tuple[int, int]:
         """Blocks of the path, at most `limit`, that were ever cached: on this replica, and on any."""
         here = anywhere = 0
-        lo = len(path) - 1
-        for i in range(lo, -1, -1):
-            branch, end = path[i]
+        for branch, end in reversed(path):
+            if end > limit:
+                end = limit
             if not anywhere and branch.ever_any:
-                anywhere = min(branch.ever_any, end, limit)
+                anywhere = branch.ever_any if branch.ever_any < end else end
             known = branch.ever.get(self._replica)
             if known is not None:
-                here = min(known, end, limit)
+                here = known if known < end else end
                 break
         return here, anywhere
 
     # ---- changing
 
-    def hold(self, table: BlockTable, portions: list[Portion], now: int) -> int:
+    def hold(self, call: Holder, portions: list[Portion], now: int) -> int:
         """Give the call these blocks; idle ones leave the queue. Returns idle blocks times their idle ps."""
         reused = 0
-        self._tables.add(table)
+        self._holders.add(call)
+        runs = call.runs
         for run, lo, hi in portions:
             if lo > run.lo:
                 self._split(run, lo)
             if hi < run.hi:
                 run = self._split(run, hi)  # noqa: PLW2901 - the upper part is what is held
-            if not run.ref:
+            if run.ref:
+                run.ref += 1
+            else:
+                run.ref = 1
                 length = run.hi - run.lo
                 self.free -= length
                 self.cached -= length
-                if run.idle is not None:
-                    reused += length * (now - run.idle.since_ps)
-                    run.idle = None
-                self._unlink(run)
-            run.ref += 1
-            table.runs.append(run)
-        if table.runs:
-            table.registered = table.allocated = table.runs[-1].hi
+                reused += length * (now - run.since)
+                before, after = run.prev, run.next  # it leaves the queue
+                before.next = after
+                after.prev = before
+            runs.append(run)
+        if runs:
+            call.registered = call.allocated = runs[-1].hi
         return reused
 
-    def take(self, table: BlockTable, count: int, now: int) -> None:
-        """Give the call `count` new blocks (there are as many free ones)."""
-        table.allocated += count
-        self.grow(count, now)
-
     def grow(self, count: int, now: int) -> None:
-        """Take `count` blocks out of the free ones, evicting as needed."""
+        """Take `count` blocks out of the free ones (there are as many), evicting as needed."""
         self.free -= count
-        if self._rank is not None:
-            while count > self._blank:
-                count -= self._blank
-                self._blank = 0
+        if self.scored:
+            while count > self.blank:
+                count -= self.blank
+                self.blank = 0
                 self._evict_by_rank(min(self._batch, self.cached), now)
-            self._blank -= count
+            self.blank -= count
             return
         queue = self._queue
         while count:
@@ -181,32 +182,35 @@ class KVCache:
                 if run.branch is not None:
                     self._forget(run)
 
-    def register(self, table: BlockTable, path: Path, upto: int) -> None:
+    def register(self, call: Holder, path: Path, upto: int) -> None:
         """Make blocks of the call findable up to block `upto` of its path (they are allocated)."""
-        at = table.registered
+        at = call.registered
         if at >= upto:
             return
-        table.registered = upto
+        call.registered = upto
+        replica = self._replica
         for branch, end in path:
             if end <= at:
                 continue
             stop = end if end < upto else upto
-            self._register_in(table, branch, at, stop)
-            if branch.ever.get(self._replica, 0) < stop:
-                branch.ever[self._replica] = stop
+            last = call.runs[-1] if call.runs else None
+            if last is None or last.branch is not branch or last.hi != at or last.ref != 1:
+                self._register_in(call, branch, at, stop, None)
+            elif len(self._index[branch]) == 1:
+                last.hi = stop  # the usual case: what the call holds grows
+            else:
+                self._register_in(call, branch, at, stop, last)
+            if branch.ever.get(replica, 0) < stop:
+                branch.ever[replica] = stop
                 if branch.ever_any < stop:
                     branch.ever_any = stop
-            at = stop
-            if at == upto:
+            if stop == upto:
                 break
+            at = stop
 
-    def _register_in(self, table: BlockTable, branch: Branch, lo: int, hi: int) -> None:
+    def _register_in(self, call: Holder, branch: Branch, lo: int, hi: int, last: Run | None) -> None:
+        """Blocks lo..hi-1 of one branch; `last` is the call's own run that ends at lo, if it has one."""
         runs = self._index.get(branch)
-        last = table.runs[-1] if table.runs else None
-        extends = last is not None and last.branch is branch and last.hi == lo and last.ref == 1
-        if extends and runs is not None and len(runs) == 1 and last is not None:
-            last.hi = hi
-            return
         if runs is None:
             runs = self._index[branch] = []
         while lo < hi:
@@ -216,25 +220,27 @@ class KVCache:
             stop = min([hi, *edges])
             if at_lo:
                 self._duplicated.add(branch)
-            if extends and not at_lo and last is not None:
+            if last is not None and not at_lo:
                 last.hi = stop
             else:
                 last = Run(branch, lo, stop)
                 last.ref = 1
                 runs.append(last)
-                table.runs.append(last)
-            extends = True
+                call.runs.append(last)
             lo = stop
 
-    def release(self, table: BlockTable, idle: IdleContext) -> None:
+    def release(self, call: Holder, now: int) -> None:
         """The call lets go of its blocks: those that nobody else holds join the queue, the last block first."""
-        self._tables.discard(table)
-        private = table.allocated - table.registered
+        self._holders.discard(call)
+        self._releases += 1
+        idle = call.idle_context(self._releases, now) if self.scored else None
+        private = call.allocated - call.registered
         if private:
             self.free += private
             self._add_blank(private)
         below: Run | None = None
-        for run in reversed(table.runs):
+        queue = self._queue
+        for run in reversed(call.runs):
             run.ref -= 1
             if run.ref:
                 continue
@@ -245,10 +251,14 @@ class KVCache:
                 below.lo = run.lo  # released together: one run again
                 self._forget(run)
                 continue
+            run.since = now
             run.idle = idle
-            self._append(run)
+            tail = queue.prev  # it joins the queue
+            run.prev, run.next = tail, queue
+            tail.next = queue.prev = run
             below = run
-        table.runs = []
+        call.runs = []
+        call.registered = call.allocated = 0
 
     # ---- runs and queue
 
@@ -257,14 +267,15 @@ class KVCache:
         assert run.branch is not None
         upper = Run(run.branch, run.lo, at)
         upper.ref = run.ref
+        upper.since = run.since
         upper.idle = run.idle
         run.lo = at
         runs = self._index[run.branch]
         runs.insert(runs.index(run), upper)
         if run.ref:
-            for table in self._tables:
-                if run in table.runs:
-                    table.runs.insert(table.runs.index(run), upper)
+            for call in self._holders:
+                if run in call.runs:
+                    call.runs.insert(call.runs.index(run), upper)
         else:
             upper.prev, upper.next = run, run.next  # behind the deeper part, which goes first
             run.next.prev = upper
@@ -281,10 +292,12 @@ class KVCache:
         run.next.prev = run.prev
 
     def _add_blank(self, count: int) -> None:
-        if self._rank is not None:
-            self._blank += count
-        elif self._queue.prev.branch is None and self._queue.prev is not self._queue:
-            self._queue.prev.hi += count
+        if self.scored:
+            self.blank += count
+            return
+        tail = self._queue.prev
+        if tail.branch is None and tail is not self._queue:
+            tail.hi += count
         else:
             self._append(Run(None, 0, count))
 
@@ -358,7 +371,7 @@ class KVCache:
         run.hi -= count
         self.cached -= count
         self.evicted += count
-        self._blank += count
+        self.blank += count
         if run.hi == run.lo:
             assert run.branch is not None
             self._unlink(run)
@@ -378,7 +391,7 @@ class KVCache:
             queued += run.hi - run.lo
             cached += run.hi - run.lo if run.branch is not None else 0
             run = run.next
-        blank = self._blank if self._rank is not None else 0
+        blank = self.blank if self._rank is not None else 0
         if queued + blank != self.free or cached != self.cached:
             raise LawError(f"{queued + blank} free blocks in the queue, {self.free} counted; cached {cached}, {self.cached}")
         for branch, runs in self._index.items():

@@ -11,15 +11,15 @@ offsets, largest offset, offsets modulo the block size) give the cost and the bl
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_right
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 from simpy import Environment, Event
 from simpy.events import EventPriority
 
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, log_call
-from sagasim.cost import StepCost, first_beyond, series_sum
+from sagasim.cost import StepCost, first_beyond
 from sagasim.errors import LawError
 from sagasim.kvcache import KVCache
 from sagasim.seams import ReplicaView
@@ -46,10 +46,10 @@ class Replica:
     """A tensor-parallel group with its engine. submit() calls, then arrived(); finished calls succeed their event."""
 
     __slots__ = (
-        "alarm", "alarm_at", "blocked", "boundary", "busy", "cache", "changes", "cost", "decodes", "ends",
-        "env", "executed", "idle", "inbox", "jump", "logs", "offset_max", "offset_sum", "on_finish",
-        "preemptions", "prefilling", "releases", "residues", "running", "series", "settings", "step",
-        "step_end", "steps", "tickets", "view", "waiting",
+        "alarm", "alarm_at", "blocked", "boundary", "budget", "busy", "cache", "caching", "changes", "cost", "decodes", "ends",
+        "env", "executed", "foreseen", "idle", "inbox", "jump", "lag", "logs", "offset_max", "offset_sum", "on_finish",
+        "preemptions", "prefilling", "residues", "rings", "running", "seats", "series", "spare", "step",
+        "step_end", "steps", "threshold", "tickets", "view", "waiting", "wasted",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +65,13 @@ class Replica:
     ) -> None:
         self.env = env
         self.view = view
-        self.settings = settings
+        self.budget = settings.max_num_batched_tokens
+        self.seats = settings.max_num_seqs
+        self.threshold = settings.long_prefill_token_threshold or self.budget
+        self.caching = settings.prefix_caching
+        self.lag = settings.lag
+        self.foreseen = settings.foreseen_stops
+        self.wasted = settings.wasted_steps
         self.cost = cost
         self.cache = cache
         self.waiting = waiting
@@ -80,15 +86,17 @@ class Replica:
         self.boundary = 0  # when the next step is decided
         self.idle = True
         self.blocked = False  # the head of the queue waits for memory or a place
-        self.alarm: Event | None = None
+        self.alarm: Event | None = None  # the one that counts; those set before it ring in vain
         self.alarm_at = 0
+        self.spare: Event | None = None  # an alarm that has rung, to be set again
+        self.rings = [self._ring]
         self.jump = 0  # steps to be taken as decided when the alarm rings
         self.decodes = 0
         self.offset_sum = 0
         self.offset_max = NOTHING
         self.residues = [0] * (2 * BLOCK_TOKENS)  # decodes by -offset modulo block size, twice over
         self.series = (1, 0, 0)
-        self.tickets = self.releases = self.steps = self.busy = self.executed = self.preemptions = 0
+        self.tickets = self.steps = self.busy = self.executed = self.preemptions = 0
         self.changes = 0  # admissions, preemptions and ends
 
     # ---- arrivals
@@ -96,8 +104,9 @@ class Replica:
     def submit(self, call: InFlight) -> None:
         """A call is sent here; arrived() follows once all calls of this moment have been."""
         self.inbox.append(call)
-        self.view.waiting += 1
-        self.view.in_flight += 1
+        view = self.view
+        view.waiting += 1
+        view.in_flight += 1
 
     def arrived(self, now: int) -> None:
         if self.idle:
@@ -107,7 +116,7 @@ class Replica:
         elif not (self.blocked and self.waiting.in_order):
             steps, at = self._next_boundary(now)
             if at < self.alarm_at:
-                self._set_alarm(steps, at)
+                self._set_alarm(steps, at, now)
 
     def settle(self, now: int) -> None:
         """Make the steps decided up to now history, for a view; what follows and when is not touched."""
@@ -124,7 +133,7 @@ class Replica:
     def observe(self, call: InFlight, now: int) -> None:
         """Bring the cache fields of the view up to the last boundary, for a call that is about to be routed."""
         self.settle(now)
-        limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
+        limit = (call.known - 1) // BLOCK_TOKENS if self.caching else 0
         self.view.free_blocks = self.cache.free
         self.view.hit_tokens = self.cache.match(call.plan.branch.path, limit)[1] * BLOCK_TOKENS
 
@@ -132,15 +141,17 @@ class Replica:
 
     def _look_ahead(self) -> None:
         """The arithmetic series of the decode-only steps that follow the last decided one."""
-        if self.decodes:
-            self.series = self.cost.series(self.decodes, *self._contexts(self.step + 1))
+        decodes, step = self.decodes, self.step + 1
+        if decodes:
+            self.series = self.cost.series(decodes, self.offset_sum + decodes * step, self.offset_max + step)
 
     def _elapsed(self, steps: int) -> int:
         """Time of the next `steps` steps, decode only, in ps."""
         value, slope, count = self.series
         if steps <= count:
-            return series_sum(value, slope, steps)
-        return self.cost.total(self.decodes, *self._contexts(self.step + 1), steps)
+            return steps * value + slope * (steps * (steps - 1) >> 1)
+        decodes, step = self.decodes, self.step + 1
+        return self.cost.total(decodes, self.offset_sum + decodes * step, self.offset_max + step, steps)
 
     def _next_boundary(self, now: int) -> tuple[int, int]:
         """The first boundary after now, and the steps of the jump that are decided before it."""
@@ -148,79 +159,74 @@ class Replica:
             return 0, self.boundary
         beyond = now - self.step_end
         if beyond < 0:
-            return self.settings.lag - 1, self.step_end
+            return self.lag - 1, self.step_end
         value, slope, count = self.series
         more = first_beyond(value, slope, beyond)
         if more > count:
-            more = self.cost.steps_beyond(self.decodes, *self._contexts(self.step + 1), beyond)
-        return more + self.settings.lag - 1, self.step_end + self._elapsed(more)
-
-    def _contexts(self, step: int) -> tuple[int, int]:
-        """Sum and maximum of the contexts of the decoding calls in a step, in tokens."""
-        return self.offset_sum + self.decodes * step, self.offset_max + step
+            decodes, step = self.decodes, self.step + 1
+            more = self.cost.steps_beyond(decodes, self.offset_sum + decodes * step, self.offset_max + step, beyond)
+        return more + self.lag - 1, self.step_end + self._elapsed(more)
 
     def _growth(self, steps: int) -> int:
         """Blocks that the decoding calls need in the next `steps` steps."""
-        whole, part = divmod(steps, BLOCK_TOKENS)
         start = self.step % BLOCK_TOKENS
-        return whole * self.decodes + (sum(self.residues[start : start + part]) if part else 0)
+        return steps // BLOCK_TOKENS * self.decodes + sum(self.residues[start : start + steps % BLOCK_TOKENS])
 
-    def _plan_jump(self, decoded_once: bool) -> None:
+    def _plan_jump(self, now: int) -> None:
         """How far nothing can change, and the alarm at the boundary behind it."""
-        lag = self.settings.lag
-        if not decoded_once or self.series[2] <= 0:
-            self._look_ahead()
+        lag = self.lag
         steps = 0
         if self.decodes and not self.inbox and not self.prefilling and (self.blocked or not self.waiting.heap):
             ends = self.ends
-            while ends[0][2].ticket != ends[0][1] or ends[0][2].exit != ends[0][0]:
-                heapq.heappop(ends)  # preempted or put off since
-            steps = ends[0][0] - self.step - 1 + lag
-            room = self.cache.available
+            step, ticket, call = ends[0]
+            while call.ticket != ticket or call.exit != step:  # preempted or put off since
+                heappop(ends)
+                step, ticket, call = ends[0]
+            steps = step - self.step - 1 + lag
+            cache = self.cache
+            room = cache.blank if cache.scored else cache.free
             if self.decodes * (steps // BLOCK_TOKENS + 1) > room:
                 steps = bisect_right(range(1, steps + 1), room, key=self._growth)
-        if steps < lag:
-            at = self.step_end if steps else self.boundary
+        if steps >= lag:
+            self._set_alarm(steps, self.step_end + self._elapsed(steps - lag + 1), now)
         else:
-            at = self.step_end + self._elapsed(steps - lag + 1)
-        self._set_alarm(steps, at)
+            self._set_alarm(steps, self.step_end if steps else self.boundary, now)
 
     def _take_jump(self, boundary: int) -> None:
         """Make the steps that were jumped over history: they were decided, the next decision is at `boundary`."""
         steps = self.jump
-        if steps:
-            value, slope, count = self.series
-            elapsed = steps * value + slope * (steps * (steps - 1) >> 1) if steps <= count else self._elapsed(steps)
-            growth = self._growth(steps)
-            if growth:
-                self.cache.grow(growth, boundary)
-            self.step += steps
-            self.step_end += elapsed
-            self.busy += elapsed
-            self.steps += steps
-            self.boundary = boundary
-            self.series = (value + slope * steps, slope, count - steps)
+        value, slope, count = self.series
+        elapsed = steps * value + slope * (steps * (steps - 1) >> 1) if steps <= count else self._elapsed(steps)
+        growth = self._growth(steps)
+        if growth:
+            self.cache.grow(growth, boundary)
+        self.step += steps
+        self.step_end += elapsed
+        self.busy += elapsed
+        self.steps += steps
+        self.boundary = boundary
+        self.series = (value + slope * steps, slope, count - steps)
 
-    def _decode_once(self) -> None:
-        """Decide a step of nothing but the calls that decode anyway: a jump of one step."""
-        self._look_ahead()
-        self.jump = 1
-        self._take_jump(self.step_end if self.settings.lag == 2 else self.step_end + self.series[0])
-
-    def _set_alarm(self, steps: int, at: int) -> None:
+    def _set_alarm(self, steps: int, at: int, now: int) -> None:
         self.jump = steps
         self.alarm_at = at
-        env = self.env
-        alarm = self.alarm = Event(env)
-        alarm._ok = True
-        alarm._value = None
-        alarm.callbacks = [self._ring]
-        env.schedule(alarm, _BOUNDARY_PRIORITY, at - env.now)
+        alarm = self.spare
+        if alarm is None:
+            alarm = Event(self.env)
+            alarm._ok = True
+            alarm._value = None
+        else:
+            self.spare = None
+        alarm.callbacks = self.rings
+        self.alarm = alarm
+        self.env.schedule(alarm, _BOUNDARY_PRIORITY, at - now)
 
     def _ring(self, alarm: Event) -> None:
+        self.spare = alarm
         if alarm is self.alarm:
             now = self.alarm_at
-            self._take_jump(now)
+            if self.jump:
+                self._take_jump(now)
             self._decide_all(now, now)
 
     # ---- the step: process outputs, admit, form the batch
@@ -228,17 +234,29 @@ class Replica:
     def _decide_all(self, now: int, before: int) -> None:
         """All that is due at a boundary; calls sent before `before` take part."""
         self.executed += 1
-        changes, cache = self.changes, self.cache
+        changes, cache, ends, waiting, lag = self.changes, self.cache, self.ends, self.waiting, self.lag
         while True:
-            self._process_outputs(now)
+            if ends and ends[0][0] <= self.step + 1 - lag:
+                self._process_outputs(now)
             if self.inbox:
                 self._receive(before)
-            if self.decodes and not self.prefilling and not self.waiting.heap and self.residues[self.step % BLOCK_TOKENS] <= cache.available:
-                self._decode_once()
-                decoded_once = True
+            decodes, step = self.decodes, self.step
+            growth = self.residues[step % BLOCK_TOKENS]
+            if decodes and not waiting.heap and not self.prefilling and growth <= (cache.blank if cache.scored else cache.free):
+                if growth:  # nothing but the calls that decode anyway
+                    cache.grow(growth, now)
+                self.step = step = step + 1
+                time, slope, count = self.cost.series(decodes, self.offset_sum + decodes * step, self.offset_max + step)
+                self.series = (time + slope, slope, count - 1)
+                self.steps += 1
+                self.busy += time
+                previous_end = self.step_end
+                self.step_end = end = previous_end + time
+                self.boundary = previous_end if lag == 2 else end
+                fresh = count > 1
             else:
                 self._decide(now)
-                decoded_once = False
+                fresh = False
             if self.idle or self.boundary > now:
                 break
         if changes != self.changes:
@@ -246,17 +264,30 @@ class Replica:
             held = cache.num_blocks - cache.free
             self.logs.occupancy.append((now, view.replica, held, cache.cached, view.waiting, view.running))
         if not self.idle:
-            self._plan_jump(decoded_once)
+            if not fresh:
+                self._look_ahead()
+            self._plan_jump(now)
         elif self.inbox:
             self.arrived(now)
-        elif self.waiting.heap or self.running:
-            raise LawError(f"replica {self.view.replica} is idle with {len(self.waiting.heap)} waiting calls")
+        elif waiting.heap or self.running:
+            raise LawError(f"replica {self.view.replica} is idle with {len(waiting.heap)} waiting calls")
 
     def _decide(self, now: int) -> None:
         """Form the next step: running calls, then waiting ones."""
-        self.step += 1
+        self.step = step = self.step + 1
         batch = Batch()
-        budget, preempted = self._schedule_running(batch, now)
+        decodes = self.decodes
+        growth = self.residues[(step - 1) % BLOCK_TOKENS]
+        preempted = False
+        if not self.prefilling and decodes <= self.budget and growth <= self.cache.free:
+            if growth:
+                self.cache.grow(growth, now)
+            budget = self.budget - decodes
+            batch.decodes = decodes
+            batch.context_sum = self.offset_sum + decodes * step
+            batch.context_max = self.offset_max + step
+        else:
+            budget, preempted = self._schedule_running(batch, now)
         self.blocked = False
         if self.waiting.heap and not preempted:
             self._schedule_waiting(batch, budget, now)
@@ -270,41 +301,35 @@ class Replica:
             self.busy += time
         elif previous_end <= now and not preempted:
             self.idle = True
-        self.boundary = previous_end if self.settings.lag == 2 else end
+        self.boundary = previous_end if self.lag == 2 else end
 
     def _process_outputs(self, now: int) -> None:
         """Outputs of the last finished step: calls that have all their tokens leave."""
-        due = self.step + 1 - self.settings.lag
+        due = self.step + 1 - self.lag
         ends = self.ends
         while ends and ends[0][0] <= due:
-            step, ticket, call = heapq.heappop(ends)
+            step, ticket, call = heappop(ends)
             if call.ticket != ticket or call.exit != step:
                 continue  # preempted or put off since
             if call.end > due:  # a foreseen stop: its last step is already decided, its output not yet there
                 self._stop_decoding(call)
-                self._push_exit(call, call.end)
+                call.exit = call.end
+                heappush(ends, (call.end, ticket, call))
             else:
                 self._finish(call, now)
 
     def _receive(self, before: int) -> None:
         late = []
         for call in self.inbox:
-            if call.request.submitted_ps < before:
-                self.waiting.push(call, call.request.submitted_ps)
+            if call.submitted < before:
+                self.waiting.push(call, call.submitted)
             else:
                 late.append(call)
         self.inbox = late
 
     def _schedule_running(self, batch: Batch, now: int) -> tuple[int, bool]:
         """Running calls first, in order of admission. Returns the tokens left of the budget, and if a call was preempted."""
-        budget = self.settings.max_num_batched_tokens
-        growth = self.residues[(self.step - 1) % BLOCK_TOKENS]
-        if not self.prefilling and self.decodes <= budget and growth <= self.cache.free:
-            if growth:
-                self.cache.grow(growth, now)
-            batch.decodes = self.decodes
-            batch.context_sum, batch.context_max = self._contexts(self.step)
-            return budget - self.decodes, False
+        budget = self.budget
         preempted = False
         for call in list(self.running):
             if call not in self.running:
@@ -317,10 +342,8 @@ class Replica:
                     self._put_off(call)
                 continue
             context = call.offset + self.step
-            want = self._chunk(call, budget) if prefills else 1
-            need = (
-                -(-(call.computed + want) // BLOCK_TOKENS) - call.table.allocated if prefills else context % BLOCK_TOKENS == 1
-            )
+            want = min(call.known - call.computed, self.threshold, budget) if prefills else 1
+            need = -(-(call.computed + want) // BLOCK_TOKENS) - call.allocated if prefills else context % BLOCK_TOKENS == 1
             while need > self.cache.free and call in self.running:
                 self._preempt(next(reversed(self.running)), now)
                 preempted = True
@@ -338,51 +361,56 @@ class Replica:
 
     def _schedule_waiting(self, batch: Batch, budget: int, now: int) -> None:
         """Then waiting calls, while tokens, places and blocks last; the first that does not fit ends it."""
-        waiting, cache = self.waiting, self.cache
-        while waiting.heap and budget:
-            if len(self.running) >= self.settings.max_num_seqs:
+        heap, cache, running, view = self.waiting.heap, self.cache, self.running, self.view
+        while heap and budget:
+            if len(running) >= self.seats:
                 self.blocked = True
                 break
-            call = waiting.head()
-            limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
-            portions, hits, idle_hits = cache.match(call.plan.branch.path, limit)
-            call.computed = hits * BLOCK_TOKENS
-            want = self._chunk(call, budget)
-            need = -(-(call.computed + want) // BLOCK_TOKENS) - hits
+            call = heap[0][1]
+            known = call.known
+            path = call.plan.branch.path
+            limit = (known - 1) // BLOCK_TOKENS if self.caching else 0
+            portions, hits, idle_hits = cache.match(path, limit)
+            cached = hits * BLOCK_TOKENS
+            want = known - cached
+            if want > self.threshold:
+                want = self.threshold
+            if want > budget:
+                want = budget
+            need = -(-(cached + want) // BLOCK_TOKENS) - hits
             if need + idle_hits > cache.free:
                 self.blocked = True
                 break
-            waiting.pop()
+            heappop(heap)
             budget -= want
-            self.tickets += 1
+            self.tickets = call.ticket = self.tickets + 1
             self.changes += 1
-            call.ticket = self.tickets
-            self.running[call] = None
-            self.view.waiting -= 1
-            self.view.running += 1
+            running[call] = None
+            view.waiting -= 1
+            view.running += 1
+            call.computed = cached
             if call.admitted < 0:
                 call.admitted = now
-                call.hit_tokens = call.computed
+                call.hit_tokens = cached
             if limit > hits:
-                here, anywhere = cache.once_cached(call.plan.branch.path, limit)
-                call.regenerated_here += max(0, here - hits) * BLOCK_TOKENS
-                call.regenerated_elsewhere += max(0, anywhere - max(here, hits)) * BLOCK_TOKENS
-            call.reused += cache.hold(call.table, portions, now)
+                here, anywhere = cache.once_cached(path, limit)
+                if here > hits:
+                    call.regenerated_here += (here - hits) * BLOCK_TOKENS
+                    hits = here
+                if anywhere > hits:
+                    call.regenerated_elsewhere += (anywhere - hits) * BLOCK_TOKENS
+            call.reused += cache.hold(call, portions, now)
             self._prefill_chunk(call, want, need, batch, now)
-
-    def _chunk(self, call: InFlight, budget: int) -> int:
-        left = call.known - call.computed
-        threshold = self.settings.long_prefill_token_threshold
-        return min(left, threshold, budget) if threshold else min(left, budget)
 
     def _prefill_chunk(self, call: InFlight, want: int, need: int, batch: Batch, now: int) -> None:
         batch.chunks.append((want, call.computed))
-        call.computed += want
+        call.computed = computed = call.computed + want
         if need:
-            self.cache.take(call.table, need, now)
-        if self.settings.prefix_caching:
-            self.cache.register(call.table, call.plan.branch.path, call.computed // BLOCK_TOKENS)
-        if call.computed == call.known:
+            call.allocated += need
+            self.cache.grow(need, now)
+        if self.caching:
+            self.cache.register(call, call.plan.branch.path, computed // BLOCK_TOKENS)
+        if computed == call.known:
             self.prefilling.discard(call)
             batch.completed.append(call)
         else:
@@ -394,18 +422,17 @@ class Replica:
         """Its prompt is complete with this step, which writes its next token."""
         if call.first_token < 0:
             call.first_token = first_token
-        left = call.output_left
-        call.offset = call.known - self.step
-        call.end = self.step + left - 1
-        foreseen = self.settings.foreseen_stops
-        if left > 1 or not foreseen:
+        plan, step = call.plan, self.step
+        left = plan.prompt_tokens + plan.output_tokens - call.known
+        call.offset = call.known - step
+        call.end = end = step + left - 1
+        if left > 1 or not self.foreseen:
             call.decoding = True
             self._count(call, 1)
-        self._push_exit(call, call.end - (self.settings.lag - 1 if foreseen and left > 1 else 0))
-
-    def _push_exit(self, call: InFlight, step: int) -> None:
-        call.exit = step
-        heapq.heappush(self.ends, (step, call.ticket, call))
+            if self.foreseen:
+                end -= self.lag - 1
+        call.exit = end
+        heappush(self.ends, (end, call.ticket, call))
 
     def _count(self, call: InFlight, sign: int) -> None:
         """Add a decoding call to the sums over the batch, or take it out."""
@@ -413,13 +440,13 @@ class Replica:
         residue = -offset % BLOCK_TOKENS
         self.decodes += sign
         self.offset_sum += sign * offset
-        self.residues[residue] += sign
-        self.residues[residue + BLOCK_TOKENS] += sign
+        residues = self.residues
+        residues[residue] = residues[residue + BLOCK_TOKENS] = residues[residue] + sign
         if sign > 0:
             if offset > self.offset_max:
                 self.offset_max = offset
         elif offset == self.offset_max:
-            self.offset_max = max((other.offset for other in self.running if other.decoding), default=NOTHING)
+            self.offset_max = max([other.offset for other in self.running if other.decoding], default=NOTHING)
 
     def _stop_decoding(self, call: InFlight) -> None:
         call.decoding = False
@@ -427,13 +454,13 @@ class Replica:
 
     def _put_off(self, call: InFlight) -> None:
         """No budget is left for this decoding call: it does in the next step what it would have done in this one."""
-        call.decoding = False
-        self._count(call, -1)
+        self._stop_decoding(call)
         call.offset -= 1
         call.put_off = self.step
         if self.step <= call.end:
             call.end += 1
-            self._push_exit(call, call.exit + 1)
+            call.exit += 1
+            heappush(self.ends, (call.exit, call.ticket, call))
         call.decoding = True
         self._count(call, 1)
 
@@ -449,41 +476,38 @@ class Replica:
         if call in self.prefilling:
             self.prefilling.discard(call)
         else:
-            pause = call.put_off == last and self.settings.lag == 2  # then nothing of it is in flight
-            self._release(call, call.offset + last, call.offset + self.step - self.settings.lag + pause, now)
+            pause = call.put_off == last and self.lag == 2  # then nothing of it is in flight
+            self._release(call, call.offset + last, call.offset + self.step - self.lag + pause, now)
             call.known = call.offset + last + 1
             if call.decoding:
                 self._stop_decoding(call)
             if call.end <= last:
                 return  # its last token is on the way
-        if call.table.allocated:
-            self._release(call, 0, 0, now)
+        if call.allocated:
+            self.cache.release(call, now)
         call.ticket = 0
         self.waiting.push_front(call)
 
     def _finish(self, call: InFlight, now: int) -> None:
+        view = self.view
         if call in self.running:
             del self.running[call]
-            self.view.running -= 1
+            view.running -= 1
             plan = call.plan
-            self._release(call, call.offset + call.end + self.settings.wasted_steps, plan.prompt_tokens + plan.output_tokens - 1, now)
+            self._release(call, call.offset + call.end + self.wasted, plan.prompt_tokens + plan.output_tokens - 1, now)
             if call.decoding:
                 self._stop_decoding(call)
         else:
-            self.view.waiting -= 1
-        self.view.in_flight -= 1
+            view.waiting -= 1
+        view.in_flight -= 1
         self.changes += 1
-        log_call(self.logs, call, self.view, now)
+        log_call(self.logs, call, view, now)
         self.on_finish(call)
         call.done.succeed()
 
     def _release(self, call: InFlight, allocated_tokens: int, cached_tokens: int, now: int) -> None:
-        """Give back all blocks of a call; 0 tokens: as its table says."""
-        table = call.table
-        if self.settings.prefix_caching and cached_tokens:
-            self.cache.register(table, call.plan.branch.path, cached_tokens // BLOCK_TOKENS)
-        if allocated_tokens:
-            table.allocated = -(-allocated_tokens // BLOCK_TOKENS)
-        self.releases += 1
-        self.cache.release(table, call.idle_context(self.releases, now))
-        table.registered = table.allocated = 0
+        """Give back all blocks of a call that decodes, after registering those that its outputs have filled."""
+        if self.caching:
+            self.cache.register(call, call.plan.branch.path, cached_tokens // BLOCK_TOKENS)
+        call.allocated = -(-allocated_tokens // BLOCK_TOKENS)
+        self.cache.release(call, now)

@@ -108,14 +108,15 @@ def read_json(path: Path) -> Any:
 
 
 def write_run(folder: Path, result: Result, summary: Mapping[str, Any]) -> None:
-    """Write all of a run but its figure and timing into an existing folder."""
-    write_json(folder / "summary.json", summary)
+    """Write all of a run but its figure and timing; the folder is made unless it exists."""
     try:
+        folder.mkdir(exist_ok=True)
         (folder / "config.toml").write_text(to_toml(result.config), encoding="utf-8")
         for name, columns in _named(result).items():
             _write_table(folder / f"{name}.parquet", columns)
     except OSError as error:
         raise ResultsError(f"cannot be written: {error.strerror or error}", where="results") from None
+    write_json(folder / "summary.json", summary)
 
 
 def _named(result: Result) -> dict[str, dict[str, Any]]:

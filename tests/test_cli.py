@@ -20,6 +20,7 @@ from sagasim.errors import ResultsError
 from sagasim.eventlog import CALLS, TASKS
 from sagasim.experiment import METRICS, comparison, prepare
 from sagasim.figures import Painter, draw
+from sagasim.hardware import data_dir
 from sagasim.metrics import figure_entry, summary
 from sagasim.report import comparison_report, number, run_report
 from sagasim.results import read_run, staging
@@ -70,6 +71,24 @@ def test_config_toml_reproduces_the_run(capsys: pytest.CaptureFixture[str]) -> N
     sagasim(capsys, "run", "--config", "a/config.toml", "--no-figures", "--out", "b")
     for name in ("config.toml", "summary.json", "calls.parquet", "tasks.parquet", "occupancy.parquet"):
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes(), name
+
+
+def test_an_extended_run_is_reproduced_with_its_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "llama-3-70b", "--gpu", "h200", "--over-length", "extend", "--set", "calibration=cal.json"]
+    embedded = json.loads((data_dir() / "calibration/h200-llama-3.1-70b-tp4-bf16.json").read_text())
+    Path("cal.json").write_text(json.dumps({**embedded, "model": "llama-3-70b"}))
+    out = sagasim(capsys, "run", *SMALL, "--tasks", "12", *options, "--out", "a")
+    assert "longer than 8,192 tokens" in out
+    sagasim(capsys, "run", "--config", "a/config.toml", "--no-figures", "--out", "b")
+    assert Path("a/summary.json").read_bytes() == Path("b/summary.json").read_bytes()
+
+
+def test_compare_takes_a_configuration_without_its_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    sagasim(capsys, "run", *SMALL, "--preset", "vllm-0.6", "--seed", "5", "--out", "a")
+    options = ["--config", "a/config.toml", "--no-figures", "--order", "fcfs"]
+    sagasim(capsys, "compare", "--presets", "vllm-0.6,vllm-0.15", *options, "--out", "c")
+    assert 'route = "prefix-affinity"' in Path("c/vllm-0.15-seed5/config.toml").read_text()
+    assert read_json("c/vllm-0.6-seed5/summary.json") == read_json("a/summary.json")
 
 
 def test_a_file_is_found_again_from_another_folder(
