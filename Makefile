@@ -8,8 +8,8 @@ OUT ?= demo
 # vllm-0.6 against vllm-0.15: recorded coding agents on 64 H200s.
 demo: .venv/base
 	@if [ -e $(OUT) ]; then echo "$(OUT) exists already: remove it, or choose another folder with OUT=..."; exit 2; fi
-	$(BIN)/sagasim compare --presets vllm-0.6,vllm-0.15 --trace weka --over-length extend \
-		--tasks 300 --concurrency 192 --gpus 64 --gpu h200 --model llama-3.1-70b --tp 4 --out $(OUT)
+	$(BIN)/sagasim compare --presets vllm-0.6,vllm-0.15 --trace swe-bench-mini \
+		--tasks 654 --concurrency 320 --gpus 64 --gpu h200 --model llama-3.1-70b --tp 4 --out $(OUT)
 
 test: .venv/test
 	$(BIN)/pytest -n auto

@@ -1,8 +1,11 @@
 """Capacity: the tasks a minute that a cluster finishes when it never runs out of work.
 
-One run of fixed size answers it: preset vllm-0.15, CAPACITY_TASKS tasks of the workload all at once, seed 0, and the
-rate between the moments at which 20 % and 80 % of the tasks had ended. It does not depend on the preset or seed that
-is then compared, so that a load means the same rate for all of them.
+One run answers it: preset vllm-0.15, seed 0, a closed population of agents behind which more tasks always wait, and
+the rate between the moments at which 20 % and 80 % of the tasks had ended. The population is what fills MEMORY_SHARE
+of the cluster's KV memory at the mean context of a call; the tasks are ROUNDS times as many, at least CAPACITY_TASKS.
+With more agents the preset evicts contexts that come back, and its rate falls instead of rising, so there is no
+capacity to be found there. Nothing of it depends on the preset or seed that is then compared: a load means the same
+rate for all of them.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ from sagasim.core import Task
 from sagasim.errors import ConfigError
 from sagasim.hardware import data_dir
 from sagasim.metrics import steady_tasks_per_min
-from sagasim.simulate import simulate
+from sagasim.simulate import engine_settings, simulate
+from sagasim.units import BLOCK_TOKENS
 
-__all__ = ["CAPACITY_TASKS", "cache_folder", "capacity_config", "capacity_per_min"]
+__all__ = ["CAPACITY_TASKS", "backlog_config", "cache_folder", "capacity_config", "capacity_per_min"]
 
 CAPACITY_TASKS = 512
+MEMORY_SHARE = 0.7
+ROUNDS = 3
 _PRESET = "vllm-0.15"
 
 
@@ -37,8 +43,8 @@ def capacity_per_min(
 ) -> float:
     """Tasks a minute under permanent backlog, from the user's cache folder if it was measured before.
 
-    config: of capacity_config; source: hash of its trace or generator; backlog: its tasks, all at once, and the
-    configuration that they complete. Raises ConfigError if the tasks are too few to tell.
+    config: of capacity_config; source: hash of its trace or generator; backlog: the tasks and the configuration with
+    its population. Raises ConfigError if the tasks are too few to tell.
     """
     path = cache_folder() / f"capacity-{_key(config, source)}.json"
     known = _read(path)
@@ -53,9 +59,18 @@ def capacity_per_min(
 
 
 def capacity_config(config: Config) -> Config:
-    """The configuration of the run that measures: the same workload and cluster, everything else fixed."""
-    fixed: dict[str, Any] = {"arrivals": "at-once", "rate_per_min": None, "load": None, "concurrency": None, "seed": 0}
+    """The configuration of the run that measures, before its population is known: workload and cluster stay."""
+    fixed: dict[str, Any] = {"arrivals": "closed", "rate_per_min": None, "load": None, "concurrency": None, "seed": 0}
     return replace(config, **fixed, **PRESETS[_PRESET], preset=_PRESET, tasks=CAPACITY_TASKS, reference=False)
+
+
+def backlog_config(fixed: Config, complete: Config, sample: Sequence[Task]) -> Config:
+    """`fixed` with its population: what fills MEMORY_SHARE of the KV memory if each agent holds a call's mean context."""
+    lengths = [call.prompt_tokens + call.output_tokens for task in sample for call in task.calls]
+    replicas = fixed.gpus // fixed.tp
+    room = MEMORY_SHARE * engine_settings(complete).num_blocks * BLOCK_TOKENS * replicas
+    agents = max(replicas, int(room * len(lengths) / sum(lengths)))
+    return replace(fixed, concurrency=agents, tasks=max(CAPACITY_TASKS, ROUNDS * agents))
 
 
 def cache_folder() -> Path:

@@ -107,7 +107,7 @@ def _run(args: argparse.Namespace) -> None:
 
     config = resolve(*layers(args))
     out = _out(args)
-    from sagasim.report import config_label, run_report, work_label
+    from sagasim.report import config_label, length_note, run_report, work_label
 
     with _painter(args) as painter, _staging(out) as folder:
         start_up_s = _STARTED_CPU_S + time.perf_counter() - _STARTED_S
@@ -117,7 +117,7 @@ def _run(args: argparse.Namespace) -> None:
             from sagasim.metrics import figure_entry
 
             entry = figure_entry(config_label(run.result.config), run.result, run.summary)
-            painter.send(folder / "figure.png", work_label(work.config, run.summary["tasks"]), [entry])
+            painter.send(folder / "figure.png", work_label(work.config, run.summary["tasks"]), [entry], length_note(run.summary))
         _write(run, folder, start_up_s=start_up_s, reading_s=reading_s)
         _await_figure(painter)
     print(run_report(run.result.config, run.summary))
@@ -152,7 +152,7 @@ def _all_runs(configs: Sequence[Config], folder: Path, painter: Painter | None) 
     """Run and write every configuration; returns what comparison.json holds."""
     from sagasim.experiment import comparison
     from sagasim.metrics import figure_entry
-    from sagasim.report import work_label
+    from sagasim.report import length_note, work_label
 
     summaries: dict[str, list[dict[str, Any]]] = {}
     entries: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def _all_runs(configs: Sequence[Config], folder: Path, painter: Painter | None) 
         entries.append(figure_entry(config.preset or "", run.result, run.summary))
     title = work_label(run.result.config, run.summary["tasks"])
     if painter is not None:
-        painter.send(folder / "figure.png", title, entries)
+        painter.send(folder / "figure.png", title, entries, length_note(run.summary))
     _await_figure(painter)
     return {
         "work": title,

@@ -7,6 +7,7 @@ and from the reference engine, on a small workload with forks, shared prefixes, 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from sagasim.config import Config
 from sagasim.core import Call, Prefix, Task, Tool, check_task
@@ -29,7 +30,8 @@ def check_policy(spec: str) -> str:
     Raises PolicyError with what was broken. A policy's own exception is its author's to read and passes through.
     """
     found = _find(spec)
-    config = replace(_config(), **{found.kind: spec})
+    named: dict[str, Any] = {found.kind: spec}
+    config = replace(_config(), **named)
     tasks = contract_tasks()
     costs = constant_calibration(5 * PS_PER_MS, decode_ps=20_000, prefill_token_ps=30_000_000)
     try:
@@ -38,12 +40,16 @@ def check_policy(spec: str) -> str:
         slow = simulate(replace(config, reference=True), tasks, calibration=costs)
         check_tasks(fast.calls, fast.tasks, tasks)
     except LawError as error:
-        raise PolicyError(f"{error}", where=spec, expected="a policy under which the laws hold") from error
+        raise PolicyError(f"{error}", where=spec, expected="a policy that keeps them") from error
     if fast.digest != again.digest:
-        raise PolicyError("two runs differ", where=spec, expected="decisions from the arguments and the given rng alone")
+        raise PolicyError(
+            "two runs differ", where=spec, expected="decisions from the arguments and the given rng alone"
+        )
     if fast.digest != slow.digest:
         raise PolicyError(
-            "the fast and the reference engine differ", where=spec, expected="decisions from the views and the time of the call"
+            "the fast and the reference engine differ",
+            where=spec,
+            expected="decisions from the views and the time alone",
         )
     calls = len(fast.calls["task"])
     return f"{found.kind} policy '{found.name}' keeps the contract: {calls} calls, digest {fast.digest[:12]}"

@@ -1,13 +1,13 @@
 """The vocabulary: what a trace says. Everything imports this file; it imports nobody but errors and units.
 
     Task      an agent workflow: tenant, arrival, calls
-    Call      one LLM request: the context it extends, how much of it it keeps, new tokens, output tokens, tools after it
+    Call      one LLM request: the context it extends and how much of it, new tokens, output tokens, tools after it
     Tool      what the agent does between two calls, and for how long
     Prefix    a named context that several tasks share (system prompt, tool schemas)
 
-The prompt of a call is the first `keep_tokens` tokens of the context it extends, followed by `new_tokens` tokens of its
-own. The context of a call is its prompt followed by its output. The context of a prefix is its own tokens after those it
-keeps. Nothing here knows about replicas, blocks or time of execution.
+The prompt of a call is the first `keep_tokens` tokens of the context it extends, followed by `new_tokens` tokens of
+its own. The context of a call is its prompt followed by its output. The context of a prefix is its own tokens after
+those it keeps. Nothing here knows about replicas, blocks or time of execution.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def with_arrival(task: Task, arrival_ps: int) -> Task:
 def check_task(task: Task, where: str = "") -> None:
     """Raise TraceError unless the task can be replayed.
 
-    Names are unique and refer backwards (so there are no cycles), numbers are in range, and a call that keeps part of an
-    output runs after the call that wrote it.
+    Names are unique and refer backwards (so there are no cycles), numbers are in range, and a call that keeps part of
+    an output runs after the call that wrote it.
     """
     where = where or f"task {task.name!r}"
     ends: dict[str, int] = {}  # context name -> its length in tokens
@@ -122,7 +122,9 @@ def check_task(task: Task, where: str = "") -> None:
         _check_times(call, place)
         for name in call.after:
             if name not in calls:
-                raise TraceError(f"runs after unknown call {name!r}", where=place, expected="a call earlier in the task")
+                raise TraceError(
+                    f"runs after unknown call {name!r}", where=place, expected="a call earlier in the task"
+                )
         outputs.check(call, place)
         calls.add(call.name)
 
@@ -197,4 +199,3 @@ def _check_times(call: Call, where: str) -> None:
     for what, duration in (("delay", call.delay_ps), *((f"tool {t.name!r}", t.duration_ps) for t in call.tools)):
         if not 0 <= duration <= MAX_DURATION_PS:
             raise TraceError(f"{what} out of range", where=where, expected=f"0 to {MAX_DURATION_PS // 10**12} s")
-

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sagasim.arrivals import assign
-from sagasim.capacity import capacity_config, capacity_per_min
+from sagasim.capacity import backlog_config, capacity_config, capacity_per_min
 from sagasim.config import PRESETS, Config, resolve
 from sagasim.core import Task
 from sagasim.cost import load_calibration
@@ -90,8 +90,10 @@ def _capacity(config: Config, progress: Progress | None) -> float:
     source = _source(fixed)
 
     def backlog() -> tuple[Config, list[Task]]:
-        tasks, complete, _ = _fitting(fixed, source)
-        return complete, _arriving(tasks, complete)
+        sample, complete, _ = _fitting(fixed, source)
+        wanted = backlog_config(fixed, complete, sample)
+        tasks, complete, _ = _fitting(wanted, _source(wanted))
+        return complete, tasks
 
     return capacity_per_min(fixed, source.sha256, backlog, progress)
 

@@ -61,11 +61,11 @@ class Painter:
             self._process = None
         return self
 
-    def send(self, out: Path, title: str, entries: Sequence[Entry]) -> None:
-        """Have the figure drawn at `out`, while the caller goes on."""
+    def send(self, out: Path, title: str, entries: Sequence[Entry], note: str = "") -> None:
+        """Have the figure drawn at `out`, while the caller goes on; the note stands below its title."""
         if self._process is None or self._process.stdin is None:
             return
-        order = json.dumps({"out": str(out), "title": title, "entries": list(entries)})
+        order = json.dumps({"out": str(out), "title": title, "note": note, "entries": list(entries)})
         try:
             self._process.stdin.write(order + "\n")
             self._process.stdin.flush()
@@ -97,7 +97,7 @@ class Painter:
         self._process.wait()
 
 
-def draw(out: Path, title: str, entries: Sequence[Entry]) -> None:
+def draw(out: Path, title: str, entries: Sequence[Entry], note: str = "") -> None:
     """Draw the entries, one line or bar for each label (seeds of one label are averaged), as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -107,17 +107,18 @@ def draw(out: Path, title: str, entries: Sequence[Entry]) -> None:
         groups.setdefault(entry["label"], []).append(entry)
     figure = Figure(figsize=(11, 5.2 + 0.38 * len(groups)), dpi=100)
     FigureCanvasAgg(figure)
-    _lay_out(figure, title, groups)
+    _lay_out(figure, title, groups, note)
     figure.savefig(out, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
 
 
-def _lay_out(figure: Figure, title: str, groups: Mapping[str, Sequence[Entry]]) -> None:
+def _lay_out(figure: Figure, title: str, groups: Mapping[str, Sequence[Entry]], note: str) -> None:
     bars = 1.15 + 0.38 * len(groups)
     left = max(0.075, 0.03 + 0.0065 * max((len(label) for label in groups), default=0))
     grid = figure.add_gridspec(
-        2, 2, height_ratios=[3.1, bars], left=left, right=0.98, top=0.89, bottom=0.16, hspace=0.45, wspace=0.2
+        2, 2, height_ratios=[3.1, bars], left=left, right=0.98, top=0.86 if note else 0.89, bottom=0.16, hspace=0.45, wspace=0.2
     )
     figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
+    figure.text(0.012, 0.925, note, ha="left", va="center", fontsize=9, color="#444444")
     _completion(figure.add_subplot(grid[0, 0]), groups)
     _tail(figure.add_subplot(grid[0, 1]), groups)
     _tokens(figure.add_subplot(grid[1, :]), groups)
@@ -233,7 +234,7 @@ def _child() -> None:
     line = sys.stdin.readline()
     if line:
         order = json.loads(line)
-        draw(Path(order["out"]), order["title"], order["entries"])
+        draw(Path(order["out"]), order["title"], order["entries"], order["note"])
         os._exit(0)  # the file is closed; taking matplotlib apart would keep the parent waiting
 
 

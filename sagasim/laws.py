@@ -1,6 +1,6 @@
 """Laws that every run obeys, whatever the policies; a broken one is a bug of the simulator and raises LawError.
 
-1. Conservation: every call of every task that arrived is finished exactly once, with the tokens that the trace gives it.
+1. Conservation: every call of every task is finished exactly once, with the tokens that the trace gives it.
 2. Causality: sent <= admitted < first token <= finished; a call is sent when all it waits for is done, not before.
 3. Memory: held and cached blocks never exceed those there are; nothing is held once all is done.
 4. Cache: a hit is whole blocks, leaves a token to compute, and was computed on that replica before.
@@ -38,12 +38,12 @@ def check_log(calls: Columns, occupancy: Columns, replicas: Columns, max_num_seq
     _hold("places suffice", occupancy["running"] <= max_num_seqs)
     _hold("running calls hold blocks", occupancy["running"] <= occupancy["held_blocks"])
     if len(calls["finished_ps"]):
-        # the last step may still run for a call that has seen its stop only after being scheduled again
-        _hold("busy no longer than the run", replicas["busy_ps"] <= 2 * int(calls["finished_ps"].max()))
+        end = int(calls["finished_ps"].max())  # of the log: one more step may run for a stop that was seen late
+        _hold("busy no longer than the run", replicas["busy_ps"] <= 2 * end)
 
 
 def _computed_before(calls: Columns) -> NDArray[np.int64]:
-    """Tokens that calls sent to the same replica had brought there or computed before each call was admitted, at most."""
+    """Tokens that others may have left on the same replica by the time each call was admitted, at most."""
     bound = np.zeros(len(calls["task"]), dtype=np.int64)
     tokens = calls["prompt_tokens"] + calls["output_tokens"]
     for replica in np.unique(calls["replica"]):
@@ -51,7 +51,7 @@ def _computed_before(calls: Columns) -> NDArray[np.int64]:
         order = here[np.argsort(calls["admitted_ps"][here], kind="stable")]
         times = calls["admitted_ps"][order]
         before = np.concatenate([[0], np.cumsum(tokens[order])])
-        upto = np.searchsorted(times, times, side="right") - 1  # others admitted in the same step count: it is one batch
+        upto = np.searchsorted(times, times, side="right") - 1  # others of the same step count: it is one batch
         bound[order] = before[upto]
     return bound
 
@@ -75,7 +75,7 @@ def check_tasks(calls: Columns, tasks: Columns, replayed: Sequence[Task]) -> Non
         for i, call in enumerate(task.calls):
             ready = max((done[index[name]] + task.calls[index[name]].tool_ps for name in call.after), default=arrival)
             if sent[i] != ready + call.delay_ps:
-                raise LawError(f"call {call.name!r} of {task.name!r} was sent at {sent[i]}, due at {ready + call.delay_ps}")
+                raise LawError(f"call {call.name!r} of {task.name!r}: sent at {sent[i]}, due {ready + call.delay_ps}")
             last = max(last, done[i] + call.tool_ps)
         if end != last:
             raise LawError(f"task {task.name!r} ended at {end}, its last tool at {last}")

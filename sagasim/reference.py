@@ -1,8 +1,8 @@
 """One replica of vLLM v1, slow and plain: every step is an event, every block an object, nothing is summed up.
 
-This is the scheduler as the engine's own code states it (scheduler.py, kv_cache_manager.py, block_pool.py of vLLM 0.15.1),
-written to be checked by eye. The fast replica must give the same log, row by row. It shares with it the cost of a single
-step, the queue of waiting calls and the policies; block identity comes from the calls themselves, not from branches.
+This is the scheduler as vLLM 0.15.1 has it (scheduler.py, kv_cache_manager.py, block_pool.py), written to be checked by
+eye. The fast replica must give the same log, row by row. It shares with it the cost of a single step, the queue of
+waiting calls and the policies; block identity comes from the calls themselves, not from branches.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class ReferenceCache:
             self.cached -= 1
 
     def _evict_by_rank(self, count: int, now: int) -> None:
-        """One block at a time: the lowest rank (ranks taken once), deepest first, no block that a cached one continues."""
+        """One block at a time: lowest rank (taken once), deepest first, never one that a cached block continues."""
         assert self._rank is not None
         idle = [block for block in self.queue.values() if block.name is not None and block.idle is not None]
         sizes: dict[int, int] = {}
@@ -228,7 +228,7 @@ class ReferenceReplica:
         if not self.in_flight:
             self._schedule_all(now, now + 1)
 
-    def observe(self, call: InFlight, now: int) -> None:
+    def observe(self, call: InFlight, now: int) -> None:  # noqa: ARG002 - the state is always that of now
         limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
         self.view.free_blocks = self.cache.free
         names = self.names.of(call.plan.task, call.plan.index)

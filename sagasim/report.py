@@ -14,6 +14,7 @@ __all__ = [
     "aligned",
     "comparison_report",
     "config_label",
+    "length_note",
     "number",
     "policy_list",
     "run_report",
@@ -87,6 +88,12 @@ def work_label(config: Config, tasks: int) -> str:
     source = (config.trace or config.workload or "").replace("\\", "/").rsplit("/", 1)[-1]
     cluster = f"{config.gpus} x {config.gpu}, {config.model}, tp {config.tp}"
     return f"{source}: {tasks:,} tasks, {arriving}, on {cluster}"
+
+
+def length_note(summary: Mapping[str, Any]) -> str:
+    """What became of tasks beyond the model's length, for a figure; empty if there are none."""
+    notes = summary["notes"]
+    return ". ".join(f"{kind.capitalize()}: {notes[kind]}" for kind in ("extended", "truncated", "dropped") if kind in notes)
 
 
 def run_report(config: Config, summary: Mapping[str, Any]) -> str:

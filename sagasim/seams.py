@@ -54,7 +54,7 @@ class IdleContext(NamedTuple):
 
 
 class ReplicaView:
-    """State of a replica at its last step boundary. free_blocks and hit_tokens are filled for policies that see the cache."""
+    """State of a replica at its last step boundary; free_blocks and hit_tokens only for policies that see the cache."""
 
     __slots__ = ("free_blocks", "hit_tokens", "in_flight", "node", "num_blocks", "replica", "running", "waiting")
 
@@ -116,7 +116,9 @@ def policy(kind: str, name: str, *, sees_cache: bool = False, queue_order: bool 
 def policies(kind: str | None = None) -> list[Policy]:
     """All registered policies, those of installed packages (entry points "sagasim.policies") included."""
     _load_builtin()
-    return sorted((p for p in _REGISTRY.values() if kind in (None, p.kind)), key=lambda p: (KINDS.index(p.kind), p.name))
+    return sorted(
+        (p for p in _REGISTRY.values() if kind in (None, p.kind)), key=lambda p: (KINDS.index(p.kind), p.name)
+    )
 
 
 def find(kind: str, spec: str) -> Policy:
@@ -147,7 +149,9 @@ def _values(found: Policy, arguments: str, spec: str) -> dict[str, Any]:
         values[key] = _parse(text, type(default) if default is not inspect.Parameter.empty else str, f"{spec}, {key}")
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
     if missing:
-        raise PolicyError(f"parameter {missing[0]!r} is missing", where=spec, expected=f"{found.name}:{missing[0]}=VALUE")
+        raise PolicyError(
+            f"parameter {missing[0]!r} is missing", where=spec, expected=f"{found.name}:{missing[0]}=VALUE"
+        )
     return values
 
 

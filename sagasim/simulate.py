@@ -29,7 +29,7 @@ from sagasim.rng import Stream
 from sagasim.seams import ReplicaView
 from sagasim.units import BLOCK_TOKENS
 
-__all__ = ["Result", "kv_blocks", "simulate"]
+__all__ = ["Result", "engine_settings", "kv_blocks", "simulate"]
 
 _PROGRESS_CALLS = 2000
 
@@ -57,9 +57,9 @@ class Result:
 def kv_blocks(model: Model, gpu: Gpu, tp: int, utilization: float, max_num_batched_tokens: int) -> int:
     """KV blocks that fit beside the weights on every GPU of a replica; may be negative.
 
-    As vLLM counts: utilization * memory - weights - runtime - the activation peak of a step with a full batch; one block
-    is never used (the null block). Runtime (CUDA context, NCCL, workspaces) is taken as 2 GiB, the peak as the MLP's two
-    intermediates and four hidden states in 2 bytes: assumptions, near what vLLM's profile run reports.
+    As vLLM counts: utilization * memory - weights - runtime - the activation peak of a step with a full batch; one
+    block is never used (the null block). Runtime (CUDA context, NCCL, workspaces) is taken as 2 GiB, the peak as
+    the MLP's two intermediates and four hidden states in 2 bytes: assumptions, near what vLLM's profile run reports.
     """
     weights = model.weight_bytes // tp
     peak = max_num_batched_tokens * 2 * (2 * model.mlp // tp + 4 * model.hidden)
@@ -75,14 +75,14 @@ def simulate(
     progress: Callable[[int, int], None] | None = None,
     calibration: dict[str, Any] | None = None,
 ) -> Result:
-    """Replay the tasks (in order of arrival; an arrival of None counts as 0) on the cluster of a resolved configuration.
+    """Replay tasks (in order of arrival; an arrival of None counts as 0) on the cluster of a resolved configuration.
 
     progress: called now and then with the number of finished calls and the simulated time in ps.
     calibration: in place of the configured file. Raises ConfigError, PolicyError or CalibrationError before anything is
     simulated, TraceError for a task that does not fit the model.
     """
     env = Environment()
-    settings = _settings(config)
+    settings = engine_settings(config)
     route, order, evict = (seams.find(kind, getattr(config, kind)) for kind in seams.KINDS)
     cost = StepCost(
         _calibration(config, calibration),
@@ -127,7 +127,7 @@ def simulate(
     closed = config.concurrency if config.arrivals == "closed" else None
     agents = Agents(env, checked, cluster.submit, task_log, concurrency=closed, ended=ended)
     thresholds = gc.get_threshold()
-    gc.set_threshold(100_000, 20, 20)  # most of what lives is the log and the work ahead: looking at it less often is 10 % faster
+    gc.set_threshold(100_000, 20, 20)  # what lives is the log and the work ahead: looking less often is 10 % faster
     try:
         env.run(until=agents.done)
     except RuntimeError as error:
@@ -154,7 +154,7 @@ def simulate(
     )
 
 
-def _settings(config: Config) -> EngineSettings:
+def engine_settings(config: Config) -> EngineSettings:
     """Engine settings of a resolved configuration. Raises ConfigError for a cluster that could not start."""
     assert config.max_num_batched_tokens is not None
     assert config.max_num_seqs is not None

@@ -38,7 +38,13 @@ def tasks(draw: st.DrawFn, max_tasks: int = 6, max_calls: int = 7) -> list[Task]
 @st.composite
 def _call(draw: st.DrawFn, calls: list[Call], behind: dict[str, set[str]], index: int) -> Call:
     names = [call.name for call in calls]
-    after = (names[-1],) if names and draw(st.booleans()) else tuple(draw(st.sets(st.sampled_from(names), max_size=2))) if names else ()
+    after = (
+        (names[-1],)
+        if names and draw(st.booleans())
+        else tuple(draw(st.sets(st.sampled_from(names), max_size=2)))
+        if names
+        else ()
+    )
     output = draw(st.integers(1, 40))
     parent = draw(st.sampled_from([None, "tools", "system", "other", *names, *names, *names]))
     sizes = {"tools": 40, "system": 65, "other": 47}
@@ -48,7 +54,11 @@ def _call(draw: st.DrawFn, calls: list[Call], behind: dict[str, set[str]], index
         keep = draw(st.sampled_from([sizes[parent], sizes[parent], draw(st.integers(0, sizes[parent]))]))
     else:
         most = _most_kept(calls, behind, parent, after)
-        keep = draw(st.sampled_from([most, most, min(most, calls[names.index(parent)].prompt_tokens), draw(st.integers(0, most))]))
+        keep = draw(
+            st.sampled_from(
+                [most, most, min(most, calls[names.index(parent)].prompt_tokens), draw(st.integers(0, most))]
+            )
+        )
     most_new = MAX_MODEL_LEN - keep - output
     new = draw(st.one_of(st.integers(0, 40), st.sampled_from([0, 0, 16, 16 - keep % 16, 120])))
     new = min(new, most_new)
@@ -113,10 +123,11 @@ def calibrations(draw: st.DrawFn) -> dict[str, Any]:
         "per_sequence_ps": draw(st.sampled_from([0, 11])),
         "per_token_ps": 0,
     }
+    two, four = draw(st.sampled_from([100, 800])), draw(st.sampled_from([900, 9000]))
     made["decode_attention"] = {
         "batch": [1, 2, 4],
         "context": [1, 16, 64, 256],
-        "ps": [[0, 50, 700, 2000], [0, 60, draw(st.sampled_from([100, 800])), 3000], [10, 90, 900, draw(st.sampled_from([900, 9000]))]],
+        "ps": [[0, 50, 700, 2000], [0, 60, two, 3000], [10, 90, 900, four]],
     }
     return made
 

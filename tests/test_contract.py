@@ -11,7 +11,9 @@ from sagasim.errors import PolicyError
 from sagasim.seams import find, policies
 
 MINE = str(Path(__file__).parent / "policies" / "mine.py")
-SPECS = [p.name for p in policies()] + [f"{MINE}:{n}" for n in ("cheapest:queue_tokens=7", "roomiest", "shortest", "largest", "ageing")]
+SPECS = [p.name for p in policies()] + [
+    f"{MINE}:{n}" for n in ("cheapest:queue_tokens=7", "roomiest", "shortest", "largest", "ageing")
+]
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagasim.cost import StepCost, load_calibration
-from sagasim.errors import CalibrationError
+from sagasim.cost import StepCost
 from sagasim.hardware import data_dir
 from tests import strategies
 
@@ -28,6 +25,8 @@ def batches(draw: st.DrawFn, largest: int = 300) -> tuple[int, int, int]:
 
 
 @given(strategies.calibrations(), batches(), st.integers(0, 400), st.booleans())
-def test_closed_sum_equals_loop(calibration: dict[str, Any], batch: tuple[int, int, int], steps: int, asynchronous: bool) -> None:
+def test_closed_sum_equals_loop(
+    calibration: dict[str, Any], batch: tuple[int, int, int], steps: int, asynchronous: bool
+) -> None:
     cost = StepCost(calibration, max_tokens=64, max_seqs=8, asynchronous=asynchronous)
     assert cost.total(*batch, steps) == loop(cost, *batch, steps)

@@ -1,4 +1,4 @@
-"""The cache on runs of blocks against a cache of single blocks with hash chains: same hits, evictions, order, copies."""
+"""The cache on runs of blocks against one of single blocks with hash chains: same hits, evictions, order, copies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Pair:
                     assert self.identity.setdefault((branch, i), name) == name  # one name for one place
 
     def start(self, call: PlannedCall, registered: int, now: int) -> None:
-        """Admit a call: hits, new blocks for its whole prompt, of which the first `registered` full ones are findable."""
+        """Admit a call: hits, new blocks for its whole prompt, the first `registered` full ones of them findable."""
         path, names = call.branch.path, self.names.of(call.task, call.index)
         limit = (call.prompt_tokens - 1) // BLOCK_TOKENS
         portions, hits, idle = self.fast.match(path, limit)
@@ -86,8 +86,8 @@ class Pair:
         order: list[object] = []
         run = self.fast._queue.next
         while run is not self.fast._queue:
-            for i in reversed(range(run.lo, run.hi)):
-                order.append(None if run.branch is None else self.identity[run.branch, i])
+            blocks = reversed(range(run.lo, run.hi))
+            order += [None if run.branch is None else self.identity[run.branch, i] for i in blocks]
             run = run.next
         return order
 

@@ -42,7 +42,11 @@ PLANTED: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "an arrival a boundary late": (Replica, "_next_boundary", lambda self, now: NEXT(self, NEXT(self, now)[1])),
     "a block more may be hit": (KVCache, "match", lambda self, path, limit: MATCH(self, path, limit + 1)),
     "a block registered late": (KVCache, "register", lambda self, t, path, upto: REGISTER(self, t, path, upto - 1)),
-    "the attention curve read a token late": (StepCost, "series", lambda self, n, total, most: SERIES(self, n, total + 1, most)),
+    "the attention curve read a token late": (
+        StepCost,
+        "series",
+        lambda self, n, total, most: SERIES(self, n, total + 1, most),
+    ),
 }
 GROWTH, NEXT = Replica._growth, Replica._next_boundary
 MATCH, REGISTER, SERIES = KVCache.match, KVCache.register, StepCost.series

@@ -35,21 +35,22 @@ def tasks_of(name: str, count: int | None = None, **options: object) -> list[Tas
     return [replace(task, arrival_ps=0) for task in tasks]
 
 
+# trace, tasks, GPUs, TP, model, longest context, blocks: few enough that contexts are evicted
 CASES = {
-    "tau-bench": ("tau-bench", 40, {"gpus": 2, "tp": 1, "model": "llama-3.1-8b", "max_model_len": 16_000, "num_gpu_blocks_override": 1500}),
-    "lmcache-magagent": ("lmcache-magagent", None, {"gpus": 4, "tp": 2, "model": "llama-3.1-8b", "max_model_len": 24_000, "num_gpu_blocks_override": 1800}),
-    "lmcache-miniswe": ("lmcache-miniswe", None, {"gpus": 4, "tp": 4, "max_model_len": 12_000, "num_gpu_blocks_override": 1000}),
-    "agentic-mooncake-sample": ("agentic-mooncake-sample", None, {"gpus": 2, "tp": 1, "model": "llama-3.1-8b", "max_model_len": 40_000, "num_gpu_blocks_override": 3500}),
-    "swe-bench-mini": ("swe-bench-mini", 6, {"gpus": 4, "tp": 4, "max_model_len": 48_000, "num_gpu_blocks_override": 3600}),
-    "weka": ("weka", 3, {"gpus": 8, "tp": 8, "max_model_len": 200_000, "num_gpu_blocks_override": 13_000}),
-}  # fmt: skip
+    "tau-bench": (40, 2, 1, "llama-3.1-8b", 16_000, 1500),
+    "lmcache-magagent": (None, 4, 2, "llama-3.1-8b", 24_000, 1800),
+    "lmcache-miniswe": (None, 4, 4, "llama-3.1-70b", 12_000, 1000),
+    "agentic-mooncake-sample": (None, 2, 1, "llama-3.1-8b", 40_000, 3500),
+    "swe-bench-mini": (6, 4, 4, "llama-3.1-70b", 48_000, 3600),
+    "weka": (3, 8, 8, "llama-3.1-70b", 200_000, 13_000),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_fast_equals_reference_on_real_traces(case: str) -> None:
-    name, count, changes = CASES[case]
-    tasks = [t for t in tasks_of(name, count) if t.max_tokens <= changes["max_model_len"]]  # type: ignore[operator]
-    settings = config(**changes)
+    count, gpus, tp, model, longest, blocks = CASES[case]
+    tasks = [task for task in tasks_of(case, count) if task.max_tokens <= longest]
+    settings = config(gpus=gpus, tp=tp, model=model, max_model_len=longest, num_gpu_blocks_override=blocks)
     fast = simulate(settings, tasks)
     slow = simulate(replace(settings, reference=True), tasks)
     assert_equal(fast, slow)

@@ -9,7 +9,9 @@ from sagasim.seams import IdleContext, ReplicaView, Request, policy
 
 
 @policy("route", "cheapest", sees_cache=True)
-def cheapest(request: Request, replicas: Sequence[ReplicaView], now_ps: int, rng: Stream, *, queue_tokens: int = 100) -> int:
+def cheapest(
+    request: Request, replicas: Sequence[ReplicaView], now_ps: int, rng: Stream, *, queue_tokens: int = 100
+) -> int:
     """Least uncached prefill plus a price for every call in flight."""
 
     def price(view: ReplicaView) -> int:
