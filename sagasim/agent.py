@@ -22,6 +22,10 @@ Process = Generator[Event, None, None]
 class Agents:
     """Starts the tasks when they arrive, or `concurrency` at a time, and logs their ends."""
 
+    __slots__ = (
+        "_active", "_closed", "_ended", "_exhausted", "_log", "_prefixes", "_submit", "_tasks", "done", "env", "task_names", "tenants",
+    )  # fmt: skip
+
     def __init__(
         self,
         env: Environment,
@@ -78,18 +82,12 @@ class Agents:
 
     def _end(self, plan: PlannedTask, arrival: int) -> None:
         calls = plan.calls
-        self._log.append(
-            (
-                plan.number,
-                plan.tenant,
-                arrival,
-                int(self.env.now),
-                len(calls),
-                sum(call.prompt_tokens for call in calls),
-                sum(call.output_tokens for call in calls),
-                sum(call.tool_ps for call in calls),
-            )
-        )
+        prompt = output = tool = 0
+        for call in calls:
+            prompt += call.prompt_tokens
+            output += call.output_tokens
+            tool += call.tool_ps
+        self._log.append((plan.number, plan.tenant, arrival, int(self.env.now), len(calls), prompt, output, tool))
         self._active -= 1
         self._ended(plan)
         if self._closed:
@@ -105,6 +103,8 @@ class Agents:
 class _Run:
     """A task in progress."""
 
+    __slots__ = ("agents", "arrival", "chains_left", "ends", "plan")
+
     def __init__(self, agents: Agents, plan: PlannedTask) -> None:
         self.agents = agents
         self.plan = plan
@@ -114,26 +114,15 @@ class _Run:
 
     def chain(self, calls: list[PlannedCall]) -> Process:
         env, submit = self.agents.env, self.agents._submit
-        wait = 0
         for call in calls:
             for other in call.joins:
-                if wait:
-                    yield env.timeout(wait)
-                    wait = 0
                 if not self.ends[other].processed:
                     yield self.ends[other]
-            wait += call.delay_ps
-            if wait:
-                yield env.timeout(wait)
-            yield submit(call)
-            wait = call.tool_ps
+            if call.delay_ps:
+                yield env.timeout(call.delay_ps)
+            yield submit(call)  # until its tools are done
             if call.awaited:
-                if wait:
-                    yield env.timeout(wait)
-                    wait = 0
                 self.ends[call.index].succeed()
-        if wait:
-            yield env.timeout(wait)
         self._chain_done()
 
     def _chain_done(self) -> None:

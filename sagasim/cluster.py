@@ -16,6 +16,7 @@ from sagasim.seams import ReplicaView, Request
 
 __all__ = ["Cluster", "Engine"]
 
+_AGENT_PRIORITY = EventPriority(1)
 _FLUSH_PRIORITY = EventPriority(2)  # after boundaries (0) and agents (1) of the same time
 
 
@@ -29,8 +30,25 @@ class Engine(Protocol):
     def observe(self, call: InFlight, now: int) -> None: ...
 
 
+class Done(Event):
+    """The end of a call and of the tools after it: succeed() at the call's last token, the event follows when they are done."""
+
+    def __init__(self, env: Environment, tool_ps: int) -> None:
+        self.env = env
+        self.callbacks = []
+        self.tool_ps = tool_ps
+
+    def succeed(self, value: Any = None) -> Done:
+        self._ok = True
+        self._value = value
+        self.env.schedule(self, _AGENT_PRIORITY, self.tool_ps)
+        return self
+
+
 class Cluster:
     """Routes calls to replicas by a policy."""
+
+    __slots__ = ("_outbox", "_rng", "_route", "_sees_cache", "env", "replicas", "views")
 
     def __init__(self, env: Environment, replicas: Sequence[Engine], route: Callable[..., Any], rng: Stream, *, sees_cache: bool) -> None:
         self.env = env
@@ -42,36 +60,42 @@ class Cluster:
         self._outbox: list[InFlight] = []
 
     def submit(self, plan: PlannedCall) -> Event:
-        """Send a call now; the event succeeds when its last token is there."""
+        """Send a call now; the event succeeds when its last token is there and its tools are done."""
         env = self.env
-        done = Event(env)
+        now: int = env.now  # type: ignore[assignment]
         task = plan.task.task
-        call = task.calls[plan.index]
-        now = int(env.now)
-        request = Request(task.name, task.tenant, call.agent, plan.index, plan.context, plan.prompt_tokens, now)
-        if not self._outbox:
+        request = Request(task.name, task.tenant, task.calls[plan.index].agent, plan.index, plan.context, plan.prompt_tokens, now)
+        done = Done(env, plan.tool_ps)
+        call = InFlight(plan, request, done, now)
+        outbox = self._outbox
+        if outbox:
+            outbox.append(call)
+        elif plan.joins or env.peek() <= now:  # others may be sent at this moment
+            outbox.append(call)
             flush = Event(env)
             flush._ok = True
             flush._value = None
             flush.callbacks = [self._flush]
             env.schedule(flush, _FLUSH_PRIORITY)
-        self._outbox.append(InFlight(plan, request, done, now))
+        else:  # nothing else is due: what the flush would do
+            self.replicas[self._send(call, now)].arrived(now)
         return done
 
     def _flush(self, _: Event) -> None:
         calls, self._outbox = self._outbox, []
         now = int(self.env.now)
-        if len(calls) > 1:
-            calls.sort(key=lambda call: (call.plan.task.number, call.plan.index))
-        touched: dict[int, None] = {}
-        for call in calls:
-            if self._sees_cache:
-                for replica in self.replicas:
-                    replica.observe(call, now)
-            chosen = self._route(call.request, self.views, now, self._rng)
-            if not isinstance(chosen, int) or not 0 <= chosen < len(self.replicas):
-                raise PolicyError(f"routes to {chosen!r}", where="route policy", expected=f"an index from 0 to {len(self.replicas) - 1}")
-            self.replicas[chosen].submit(call)
-            touched[chosen] = None
-        for chosen in touched:
+        calls.sort(key=lambda call: (call.plan.task.number, call.plan.index))
+        for chosen in dict.fromkeys([self._send(call, now) for call in calls]):
             self.replicas[chosen].arrived(now)
+
+    def _send(self, call: InFlight, now: int) -> int:
+        """Route a call and hand it over; returns the index of its replica."""
+        replicas = self.replicas
+        if self._sees_cache:
+            for replica in replicas:
+                replica.observe(call, now)
+        chosen = self._route(call.request, self.views, now, self._rng)
+        if not isinstance(chosen, int) or not 0 <= chosen < len(replicas):
+            raise PolicyError(f"routes to {chosen!r}", where="route policy", expected=f"an index from 0 to {len(replicas) - 1}")
+        replicas[chosen].submit(call)
+        return chosen

@@ -77,16 +77,13 @@ class PrefixAffinity:
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
         loads = [view.in_flight for view in replicas]
-        most, least = max(loads), min(loads)
+        most = max(loads)
         matched, owner = self._match(request.context)
-        if most - least > self._balance_abs and most > self._balance_rel * least:
-            chosen = self._least_loaded(request, replicas, now_ps, rng)
-        elif matched > self._threshold * request.prompt_tokens:
-            chosen = owner
-        else:
-            chosen = self._least_loaded(request, replicas, now_ps, rng)
-        self._insert(request, chosen)
-        return chosen
+        far_apart = most > self._balance_abs and most - min(loads) > self._balance_abs and most > self._balance_rel * min(loads)
+        if far_apart or matched <= self._threshold * request.prompt_tokens:
+            owner = self._least_loaded(request, replicas, now_ps, rng)
+        self._insert(request, owner)
+        return owner
 
     def forget(self, task: str) -> None:
         """The task has ended: nobody will ask for its prompts again."""
@@ -100,7 +97,8 @@ class PrefixAffinity:
         while node is not None:
             seen = self._seen.get(node)
             if seen is not None:
-                return min(shared, seen[0]), seen[1]
+                tokens, owner = seen
+                return (shared if shared < tokens else tokens), owner
             shared = node.shared_tokens
             node = node.parent
         return 0, 0
@@ -108,7 +106,9 @@ class PrefixAffinity:
     def _insert(self, request: Request, chosen: int) -> None:
         """Remember the prompt; of its ancestors, what nobody has sent yet."""
         seen = self._seen
-        sent = self._sent.setdefault(request.task, [])
+        sent = self._sent.get(request.task)
+        if sent is None:
+            sent = self._sent[request.task] = []
         node: Context | None = request.context
         tokens = request.prompt_tokens
         while node is not None:
