@@ -23,7 +23,8 @@ class Agents:
     """Starts the tasks when they arrive, or `concurrency` at a time, and logs their ends."""
 
     __slots__ = (
-        "_active", "_closed", "_ended", "_exhausted", "_log", "_prefixes", "_submit", "_tasks", "done", "env", "task_names", "tenants",
+        "_active", "_closed", "_ended", "_exhausted", "_log", "_prefixes", "_submit", "_tasks", "done",
+        "env", "task_names", "tenants",
     )  # fmt: skip
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What both ways of running a replica share: its settings, a call in flight, the queue of waiting calls, the log rows."""
+"""What both ways of running a replica share: settings, a call in flight, the queue of waiting calls, log rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from simpy import Event
 
 from sagasim.eventlog import Table
-from sagasim.kvcache import Holder
+from sagasim.kvcache import BlockTable
 from sagasim.plan import PlannedCall
 from sagasim.seams import IdleContext, ReplicaView, Request
 
@@ -36,12 +36,13 @@ class EngineSettings:
         return 0 if self.foreseen_stops else self.lag - 1
 
 
-class InFlight(Holder):
+class InFlight(BlockTable):
     """A call between being sent and being finished. Times in ps; step numbers are those of its replica."""
 
     __slots__ = (
-        "admitted", "computed", "decoding", "done", "end", "exit", "first_token", "hit_tokens", "key", "known", "offset", "plan",
-        "preemptions", "put_off", "regenerated_elsewhere", "regenerated_here", "request", "reused", "submitted", "ticket",
+        "admitted", "computed", "decoding", "done", "end", "exit", "first_token", "hit_tokens", "key",
+        "known", "offset", "plan", "preemptions", "put_off", "regenerated_elsewhere", "regenerated_here",
+        "request", "reused", "submitted", "ticket",
     )  # fmt: skip
 
     def __init__(self, plan: PlannedCall, request: Request, done: Event, submitted: int) -> None:
@@ -49,7 +50,7 @@ class InFlight(Holder):
         self.request = request
         self.done = done
         self.submitted = submitted
-        self.runs = []  # as a Holder
+        self.runs = []  # its block table
         self.registered = self.allocated = 0
         self.known = plan.prompt_tokens  # tokens to prefill when it is next admitted
         self.computed = 0  # of them, already scheduled
@@ -70,7 +71,7 @@ class InFlight(Holder):
 
 
 class WaitingQueue:
-    """Waiting calls: preempted ones first (the last preempted before all), then by the order policy, time, task, call."""
+    """Waiting calls: preempted ones first (the last preempted before all), then by order policy, time, task, call."""
 
     def __init__(self, key: Callable[[Request, int], Any], *, in_order: bool = False) -> None:
         self._key = key

@@ -65,7 +65,7 @@ def capacity_config(config: Config) -> Config:
 
 
 def backlog_config(fixed: Config, complete: Config, sample: Sequence[Task]) -> Config:
-    """`fixed` with its population: what fills MEMORY_SHARE of the KV memory if each agent holds a call's mean context."""
+    """`fixed` with its population: it fills MEMORY_SHARE of the KV memory if each agent holds a call's mean context."""
     lengths = [call.prompt_tokens + call.output_tokens for task in sample for call in task.calls]
     replicas = fixed.gpus // fixed.tp
     room = MEMORY_SHARE * engine_settings(complete).num_blocks * BLOCK_TOKENS * replicas

@@ -117,7 +117,9 @@ def _run(args: argparse.Namespace) -> None:
             from sagasim.metrics import figure_entry
 
             entry = figure_entry(config_label(run.result.config), run.result, run.summary)
-            painter.send(folder / "figure.png", work_label(work.config, run.summary["tasks"]), [entry], length_note(run.summary))
+            painter.send(
+                folder / "figure.png", work_label(work.config, run.summary["tasks"]), [entry], length_note(run.summary)
+            )
         _write(run, folder, start_up_s=start_up_s, reading_s=reading_s)
         _await_figure(painter)
     print(run_report(run.result.config, run.summary))

@@ -1,4 +1,4 @@
-"""The cluster: calls of one moment are routed together, in a canonical order, once everything else of it has happened."""
+"""The cluster: calls of one moment are routed together, in a canonical order, once all else of it has happened."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Engine(Protocol):
 
 
 class Done(Event):
-    """The end of a call and of the tools after it: succeed() at the call's last token, the event follows when they are done."""
+    """The end of a call and of the tools after it: succeed() at its last token, the event once they are done."""
 
     def __init__(self, env: Environment, tool_ps: int) -> None:
         self.env = env
@@ -50,7 +50,9 @@ class Cluster:
 
     __slots__ = ("_outbox", "_rng", "_route", "_sees_cache", "env", "replicas", "views")
 
-    def __init__(self, env: Environment, replicas: Sequence[Engine], route: Callable[..., Any], rng: Stream, *, sees_cache: bool) -> None:
+    def __init__(
+        self, env: Environment, replicas: Sequence[Engine], route: Callable[..., Any], rng: Stream, *, sees_cache: bool
+    ) -> None:
         self.env = env
         self.replicas = replicas
         self.views = [replica.view for replica in replicas]
@@ -64,7 +66,9 @@ class Cluster:
         env = self.env
         now: int = env.now  # type: ignore[assignment]
         task = plan.task.task
-        request = Request(task.name, task.tenant, task.calls[plan.index].agent, plan.index, plan.context, plan.prompt_tokens, now)
+        request = Request(
+            task.name, task.tenant, task.calls[plan.index].agent, plan.index, plan.context, plan.prompt_tokens, now
+        )
         done = Done(env, plan.tool_ps)
         call = InFlight(plan, request, done, now)
         outbox = self._outbox
@@ -96,6 +100,8 @@ class Cluster:
                 replica.observe(call, now)
         chosen = self._route(call.request, self.views, now, self._rng)
         if not isinstance(chosen, int) or not 0 <= chosen < len(replicas):
-            raise PolicyError(f"routes to {chosen!r}", where="route policy", expected=f"an index from 0 to {len(replicas) - 1}")
+            raise PolicyError(
+                f"routes to {chosen!r}", where="route policy", expected=f"an index from 0 to {len(replicas) - 1}"
+            )
         replicas[chosen].submit(call)
         return chosen

@@ -1,4 +1,4 @@
-"""Time of an engine step, in whole picoseconds, from a calibration file; the closed sum over many steps, and its inverse.
+"""Time of an engine step, in whole picoseconds, from a calibration file; the closed sum over many steps, its inverse.
 
 One step holds `decodes` sequences with one new token each (context_sum: tokens of all their contexts, the new token
 included; context_max: the longest) and prefill chunks (new tokens q on kv cached ones). With m tokens and n sequences:
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,9 @@ def graph_sizes(max_num_seqs: int, max_num_batched_tokens: int) -> list[int]:
 
 
 def _curve(knots: Sequence[int], values: Sequence[int]) -> _Curve:
-    slopes = [(v1 - v0) // (k1 - k0) for k0, k1, v0, v1 in zip(knots, knots[1:], values, values[1:], strict=False)] or [0]
+    slopes = [(v1 - v0) // (k1 - k0) for k0, k1, v0, v1 in zip(knots, knots[1:], values, values[1:], strict=False)] or [
+        0
+    ]
     exact = [values[0]]
     for i, slope in enumerate(slopes[: len(knots) - 1]):
         exact.append(exact[-1] + slope * (knots[i + 1] - knots[i]))  # continuous with the whole slopes
@@ -66,8 +68,8 @@ class StepCost:
     """Step times of one replica under a calibration (see load_calibration for its form)."""
 
     __slots__ = (
-        "_asynchronous", "_attention", "_base_ps", "_host", "_host_sequence", "_host_token", "_per_cached", "_per_pair", "_per_tile", "_rows",
-        "_sequence_ps", "_shift", "_single", "_tile", "_token_ps",
+        "_asynchronous", "_attention", "_base_ps", "_host", "_host_sequence", "_host_token", "_per_cached",
+        "_per_pair", "_per_tile", "_rows", "_sequence_ps", "_shift", "_single", "_tile", "_token_ps",
     )  # fmt: skip
 
     def __init__(self, calibration: dict[str, Any], *, max_tokens: int, max_seqs: int, asynchronous: bool) -> None:
@@ -128,15 +130,17 @@ class StepCost:
             gpu += host
         elif host > gpu:
             gpu = host
-        return gpu or 1
+        return gpu if gpu > 1 else 1
 
     def prefill(self, new: int, cached: int) -> int:
         """Attention time of a chunk in ps, without the base: bilinear in tile-rounded new tokens and cached tokens."""
         rounded = -(-new // self._tile) * self._tile
-        return (self._per_tile * rounded + self._per_cached * cached + self._per_pair * rounded * (2 * cached + new)) >> self._shift
+        return (
+            self._per_tile * rounded + self._per_cached * cached + self._per_pair * rounded * (2 * cached + new)
+        ) >> self._shift
 
     def series(self, decodes: int, context_sum: int, context_max: int) -> tuple[int, int, int]:
-        """Decode-only steps from here: time of the first in ps, increment per step, number of steps that this holds for."""
+        """Decode-only steps from here: time of the first in ps, increment per step, how many steps this holds for."""
         constant, floor, knots, values, slopes = self._rows.get(decodes) or self._row(decodes)
         i = bisect_right(knots, context_sum)
         slope = slopes[i - 1]
@@ -190,7 +194,7 @@ class StepCost:
             context_max += count
 
     def _row(self, decodes: int) -> _Row:
-        """What the time of this many decodes is made of: constant, least attention time beside it, the attention curve."""
+        """What the time of this many decodes is made of: constant, least attention beside it, attention curve."""
         gpu = self._token_ps[decodes] + self._sequence_ps[decodes]
         host = self._host + (self._host_sequence + self._host_token) * decodes
         constant, floor = (gpu, max(host, 1) - gpu) if self._asynchronous else (gpu + host, 1 - gpu - host)
@@ -200,10 +204,13 @@ class StepCost:
         return row
 
     def _curve(self, decodes: int) -> _Curve:
-        """Attention of `decodes` sequences over the sum of their contexts, interpolated between batch knots."""
+        """Attention of `decodes` sequences over the sum of their contexts, interpolated between batch knots.
+
+        Beyond the last batch knot the interpolation may fall with the context; time never does (nor would jumps end).
+        """
         batches, contexts, rows = self._attention["batch"], self._attention["context"], self._attention["ps"]
         values = [_interpolate(decodes, batches, [row[k] for row in rows]) for k in range(len(contexts))]
-        return _curve([context * decodes for context in contexts], values)
+        return _curve([context * decodes for context in contexts], list(accumulate(values, max)))
 
 
 def _sum_terms(largest: int, terms: Sequence[dict[str, Any]], axis: str) -> list[int]:
@@ -237,7 +244,7 @@ def first_beyond(value: int, slope: int, time: int) -> int:
 
 
 def constant_calibration(step_ps: int = 0, *, decode_ps: int = 0, prefill_token_ps: int = 0) -> dict[str, Any]:
-    """A made-up calibration: every step costs step_ps, a context token read in decode and a prefilled token cost more."""
+    """A made-up calibration: a step costs step_ps, a context token read in decode and a prefilled token more."""
     return {
         "sagasim_calibration": 1,
         "gpu": "any",
@@ -249,7 +256,11 @@ def constant_calibration(step_ps: int = 0, *, decode_ps: int = 0, prefill_token_
         "constant_ps": step_ps,
         "token_terms": [],
         "sequence_terms": [],
-        "decode_attention": {"batch": [1, 2], "context": [1, 1025], "ps": [[0, 1024 * decode_ps], [0, 2048 * decode_ps]]},
+        "decode_attention": {
+            "batch": [1, 2],
+            "context": [1, 1025],
+            "ps": [[0, 1024 * decode_ps], [0, 2048 * decode_ps]],
+        },
         "prefill_attention": {
             "tile": 1,
             "base_ps": 0,
@@ -266,7 +277,9 @@ def load_calibration(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_bytes())
     except OSError as error:
-        raise CalibrationError(f"cannot be read ({error.strerror})", where=str(path), expected="a calibration file") from None
+        raise CalibrationError(
+            f"cannot be read ({error.strerror})", where=str(path), expected="a calibration file"
+        ) from None
     except (ValueError, RecursionError):
         raise CalibrationError("not a JSON document", where=str(path), expected="a calibration file") from None
     if not isinstance(loaded, dict) or loaded.get("sagasim_calibration") != 1:
@@ -286,7 +299,9 @@ def check_calibration(calibration: dict[str, Any], where: str) -> None:
     for key in ("tile", "base_ps", "per_tile_token", "per_cached_token", "per_pair", "shift"):
         _whole(_entry(prefill, key, int, f"{where}, prefill_attention"), where, f"prefill_attention.{key}")
     if prefill["tile"] < 1 or prefill["shift"] > 62:
-        raise CalibrationError("tile or shift out of range", where=f"{where}, prefill_attention", expected="tile >= 1, shift <= 62")
+        raise CalibrationError(
+            "tile or shift out of range", where=f"{where}, prefill_attention", expected="tile >= 1, shift <= 62"
+        )
     for group, axis in (("token_terms", "tokens"), ("sequence_terms", "sequences")):
         for term in _entry(calibration, group, list, where):
             place = f"{where}, {group} {term.get('name', '?')!r}" if isinstance(term, dict) else f"{where}, {group}"
@@ -294,10 +309,14 @@ def check_calibration(calibration: dict[str, Any], where: str) -> None:
                 raise CalibrationError("not a table", where=place, expected="an object")
             _series(_entry(term, "ps", list, place), place, len(_axis(_entry(term, axis, list, place), place)))
     batches = _axis(_entry(attention, "batch", list, f"{where}, decode_attention"), f"{where}, decode_attention.batch")
-    contexts = _axis(_entry(attention, "context", list, f"{where}, decode_attention"), f"{where}, decode_attention.context")
+    contexts = _axis(
+        _entry(attention, "context", list, f"{where}, decode_attention"), f"{where}, decode_attention.context"
+    )
     rows = _entry(attention, "ps", list, f"{where}, decode_attention")
     if len(rows) != len(batches) or batches[0] != 1 or contexts[0] != 1:
-        raise CalibrationError("rows and axes differ", where=f"{where}, decode_attention", expected="axes from 1, a row per batch")
+        raise CalibrationError(
+            "rows and axes differ", where=f"{where}, decode_attention", expected="axes from 1, a row per batch"
+        )
     for row in rows:
         _series(row, f"{where}, decode_attention.ps", len(contexts))
 
@@ -317,7 +336,7 @@ def _whole(value: Any, where: str, what: str) -> int:
 
 def _axis(values: list[Any], where: str) -> list[int]:
     numbers = [_whole(value, where, "axis") for value in values]
-    if not numbers or numbers[0] < 1 or any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+    if not numbers or numbers[0] < 1 or any(a >= b for a, b in pairwise(numbers)):
         raise CalibrationError("axis does not increase from 1", where=where, expected="increasing whole numbers")
     return numbers
 
@@ -326,5 +345,5 @@ def _series(values: Any, where: str, length: int) -> None:
     if not isinstance(values, list) or len(values) != length:
         raise CalibrationError("wrong number of values", where=where, expected=f"{length} values")
     numbers = [_whole(value, where, "time") for value in values]
-    if any(a > b for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(a > b for a, b in pairwise(numbers)):
         raise CalibrationError("times decrease", where=where, expected="non-decreasing times")

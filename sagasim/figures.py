@@ -115,7 +115,15 @@ def _lay_out(figure: Figure, title: str, groups: Mapping[str, Sequence[Entry]], 
     bars = 1.15 + 0.38 * len(groups)
     left = max(0.075, 0.03 + 0.0065 * max((len(label) for label in groups), default=0))
     grid = figure.add_gridspec(
-        2, 2, height_ratios=[3.1, bars], left=left, right=0.98, top=0.86 if note else 0.89, bottom=0.16, hspace=0.45, wspace=0.2
+        2,
+        2,
+        height_ratios=[3.1, bars],
+        left=left,
+        right=0.98,
+        top=0.86 if note else 0.89,
+        bottom=0.16,
+        hspace=0.45,
+        wspace=0.2,
     )
     figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
     figure.text(0.012, 0.925, note, ha="left", va="center", fontsize=9, color="#444444")

@@ -3,11 +3,11 @@
 vLLM keeps one queue of free blocks. A finished call's blocks join its tail, last block first; new blocks are taken from
 its head, and a block that held cached tokens is evicted by that. Identical blocks may exist several times; the earliest
 registered one is found. Because a path is released as a whole and deepest first, neighbours in a path are neighbours in
-the queue: a run (branch, lo, hi) stands for blocks lo..hi-1 that share holders and queue position, evicted from hi down.
+the queue: a run (branch, lo, hi) stands for blocks lo..hi-1 that share holders and queue place, evicted from hi down.
 Runs are split where a prompt needs only a part and joined again when released together.
 
-A scored eviction replaces the queue order: blank blocks go first, then idle contexts by rank, always deepest block first
-and only where no cached block continues it.
+A scored eviction replaces the queue order: blank blocks go first, then idle contexts by rank, always deepest block
+first and only where no cached block continues it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sagasim.errors import LawError
 from sagasim.plan import Branch
 from sagasim.seams import IdleContext
 
-__all__ = ["Holder", "KVCache", "Portion", "Run"]
+__all__ = ["BlockTable", "KVCache", "Portion", "Run"]
 
 Path = tuple[tuple[Branch, int], ...]
 Rank = Callable[[IdleContext, int], float]
@@ -43,8 +43,8 @@ class Run:
 Portion = tuple[Run, int, int]  # blocks lo..hi-1 of a run
 
 
-class Holder:
-    """Who holds blocks (a call): runs from the root down, then private blocks up to `allocated`."""
+class BlockTable:
+    """The blocks that a call holds: runs from the root down, then private blocks up to `allocated`."""
 
     __slots__ = ("allocated", "registered", "runs")
 
@@ -53,17 +53,13 @@ class Holder:
         self.registered = 0  # blocks in runs
         self.allocated = 0  # blocks in all
 
-    def idle_context(self, number: int, now: int) -> IdleContext:
-        """What is left of it in the cache after its release."""
-        raise NotImplementedError
-
 
 class KVCache:
     """All blocks of one replica. free: blocks that no call holds; cached: those of them that can still be hit."""
 
     __slots__ = (
-        "_batch", "_duplicated", "_holders", "_index", "_queue", "_rank", "_releases", "_replica", "blank", "cached", "evicted", "free",
-        "num_blocks", "scored",
+        "_batch", "_duplicated", "_holders", "_index", "_queue", "_rank", "_replica", "blank",
+        "cached", "evicted", "free", "num_blocks", "scored",
     )  # fmt: skip
 
     def __init__(self, num_blocks: int, replica: int, *, rank: Rank | None = None, batch: int = 1) -> None:
@@ -74,12 +70,11 @@ class KVCache:
         self._replica = replica
         self._rank = rank
         self._batch = batch
-        self._releases = 0
         self.scored = rank is not None
         self.blank = num_blocks  # free blocks that hold nothing; kept only for a scored eviction
         self._index: dict[Branch, list[Run]] = {}  # in order of registration
         self._duplicated: set[Branch] = set()  # branches that have held a block twice
-        self._holders: set[Holder] = set()
+        self._holders: set[BlockTable] = set()
         self._queue = Run(None, 0, 0)  # sentinel: next is the head, prev the tail
         if rank is None:
             self._append(Run(None, 0, num_blocks))
@@ -87,7 +82,7 @@ class KVCache:
     # ---- looking
 
     def match(self, path: Path, limit: int) -> tuple[list[Portion], int, int]:
-        """The longest cached chain of at most `limit` blocks: portions, blocks, idle blocks of them. Changes nothing."""
+        """The longest cached chain of at most `limit` blocks: portions, blocks, idle ones of them. Changes nothing."""
         portions: list[Portion] = []
         index = self._index
         at = idle = 0
@@ -98,7 +93,7 @@ class KVCache:
             if runs is None:
                 break
             while at < end:
-                for number, run in enumerate(runs):
+                for number, run in enumerate(runs):  # noqa: B007
                     if run.lo <= at < run.hi:
                         break
                 else:
@@ -131,7 +126,7 @@ class KVCache:
 
     # ---- changing
 
-    def hold(self, call: Holder, portions: list[Portion], now: int) -> int:
+    def hold(self, call: BlockTable, portions: list[Portion], now: int) -> int:
         """Give the call these blocks; idle ones leave the queue. Returns idle blocks times their idle ps."""
         reused = 0
         self._holders.add(call)
@@ -140,7 +135,7 @@ class KVCache:
             if lo > run.lo:
                 self._split(run, lo)
             if hi < run.hi:
-                run = self._split(run, hi)  # noqa: PLW2901 - the upper part is what is held
+                run = self._split(run, hi)  # the upper part is what is held
             if run.ref:
                 run.ref += 1
             else:
@@ -157,9 +152,16 @@ class KVCache:
             call.registered = call.allocated = runs[-1].hi
         return reused
 
+    def take(self, call: BlockTable, count: int, now: int) -> None:
+        """Give the call `count` new blocks (there are as many free ones)."""
+        call.allocated += count
+        self.grow(count, now)
+
     def grow(self, count: int, now: int) -> None:
         """Take `count` blocks out of the free ones (there are as many), evicting as needed."""
         self.free -= count
+        if self.free < 0:
+            raise LawError(f"{-self.free} more blocks are taken than are free")
         if self.scored:
             while count > self.blank:
                 count -= self.blank
@@ -182,7 +184,7 @@ class KVCache:
                 if run.branch is not None:
                     self._forget(run)
 
-    def register(self, call: Holder, path: Path, upto: int) -> None:
+    def register(self, call: BlockTable, path: Path, upto: int) -> None:
         """Make blocks of the call findable up to block `upto` of its path (they are allocated)."""
         at = call.registered
         if at >= upto:
@@ -208,7 +210,7 @@ class KVCache:
                 break
             at = stop
 
-    def _register_in(self, call: Holder, branch: Branch, lo: int, hi: int, last: Run | None) -> None:
+    def _register_in(self, call: BlockTable, branch: Branch, lo: int, hi: int, last: Run | None) -> None:
         """Blocks lo..hi-1 of one branch; `last` is the call's own run that ends at lo, if it has one."""
         runs = self._index.get(branch)
         if runs is None:
@@ -229,11 +231,13 @@ class KVCache:
                 call.runs.append(last)
             lo = stop
 
-    def release(self, call: Holder, now: int) -> None:
-        """The call lets go of its blocks: those that nobody else holds join the queue, the last block first."""
+    def release(self, call: BlockTable, by: IdleContext | int) -> None:
+        """The call lets go of its blocks: those that nobody else holds join the queue, the last block first.
+
+        by: who lets go, for a scored eviction; the queue order needs to know only when.
+        """
+        now, idle = (by, None) if isinstance(by, int) else (by.since_ps, by)
         self._holders.discard(call)
-        self._releases += 1
-        idle = call.idle_context(self._releases, now) if self.scored else None
         private = call.allocated - call.registered
         if private:
             self.free += private
@@ -247,7 +251,12 @@ class KVCache:
             length = run.hi - run.lo
             self.free += length
             self.cached += length
-            if below is not None and below.branch is run.branch and below.lo == run.hi and run.branch not in self._duplicated:
+            if (
+                below is not None
+                and below.branch is run.branch
+                and below.lo == run.hi
+                and run.branch not in self._duplicated
+            ):
                 below.lo = run.lo  # released together: one run again
                 self._forget(run)
                 continue
@@ -312,7 +321,7 @@ class KVCache:
     # ---- scored eviction
 
     def _evict_by_rank(self, count: int, now: int) -> None:
-        """Turn `count` idle cached blocks into blank ones: lowest rank first, ranks taken once, deepest blocks first."""
+        """Turn `count` idle cached blocks into blank ones: lowest rank first, ranked once, deepest blocks first."""
         assert self._rank is not None
         idle: list[Run] = []
         run = self._queue.next
@@ -393,7 +402,9 @@ class KVCache:
             run = run.next
         blank = self.blank if self._rank is not None else 0
         if queued + blank != self.free or cached != self.cached:
-            raise LawError(f"{queued + blank} free blocks in the queue, {self.free} counted; cached {cached}, {self.cached}")
+            raise LawError(
+                f"{queued + blank} free blocks in the queue, {self.free} counted; cached {cached}, {self.cached}"
+            )
         for branch, runs in self._index.items():
             for run in runs:
                 if run.branch is not branch or run.lo >= run.hi:

@@ -1,8 +1,8 @@
 """A task made ready for replay: contexts as a tree, cut into branches, and calls as chains.
 
-Every prompt is a path in a tree of tokens. Two blocks of two prompts are the same exactly when the paths agree up to the
-end of the block. A call appends to a path (`Context`, what policies may see); replicas keep residency by `Branch`, a
-stretch of path that many calls share, so that a conversation of a thousand calls is one entry.
+Every prompt is a path in a tree of tokens. Two blocks of two prompts are the same exactly when the paths agree up to
+the end of the block. A call appends to a path (`Context`, what policies may see); replicas keep residency by `Branch`,
+a stretch of path that many calls share, so that a conversation of a thousand calls is one entry.
 
 Branches follow the heaviest child (heavy-path decomposition by number of calls), so that a path crosses at most
 log2(calls) + 1 branches however often the conversation forks. The decomposition knows the whole task: it is
@@ -24,7 +24,7 @@ ENDLESS = 1 << 62
 
 
 class Context:
-    """A prompt as policies see it: its first `shared_tokens` tokens are its parent's, all `prompt_tokens` known when sent.
+    """A prompt as policies see it: its first `shared_tokens` tokens are its parent's, `prompt_tokens` known when sent.
 
     The parent is the context that wrote the last of the shared tokens; without one nothing is shared.
     """
@@ -111,7 +111,9 @@ class Prefixes:
         known = self._nodes.get(prefix.name)
         if known is not None:
             if known[0] != prefix:
-                raise TraceError("declared twice with different content", where=f"prefix {prefix.name!r}", expected="one meaning")
+                raise TraceError(
+                    "declared twice with different content", where=f"prefix {prefix.name!r}", expected="one meaning"
+                )
             return known[1]
         parent = self._nodes[prefix.extends][1] if prefix.extends is not None else None
         node = _node(parent, prefix.keep_tokens, prefix.keep_tokens + prefix.new_tokens, prefix.new_tokens, named=True)
@@ -134,14 +136,17 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
     nodes: dict[str, _Node] = {}
     for call in task.calls:
         above = None if call.extends is None else nodes.get(call.extends) or outer[call.extends]
-        nodes[call.name] = _node(above, call.keep_tokens, call.keep_tokens + call.new_tokens, call.new_tokens + call.output_tokens)
+        nodes[call.name] = _node(
+            above, call.keep_tokens, call.keep_tokens + call.new_tokens, call.new_tokens + call.output_tokens
+        )
     _assign_branches(list(nodes.values()))
     plan = PlannedTask(task, number, tenant)
     for index, (call, node) in enumerate(zip(task.calls, nodes.values(), strict=True)):
         assert node.branch is not None
         prompt = node.context.prompt_tokens
         kept, output, delay = call.keep_tokens, call.output_tokens, call.delay_ps
-        tool = call.tool_ps if call.tools else 0
+        tools = call.tools
+        tool = 0 if not tools else tools[0].duration_ps if len(tools) == 1 else call.tool_ps
         plan.calls.append(PlannedCall(plan, index, node.context, node.branch, prompt, output, kept, tool, delay))
     _link_chains(plan, task.calls)
     return plan
@@ -157,10 +162,13 @@ def _assign_branches(nodes: list[_Node]) -> None:
     for node in nodes:
         if node.branch is None:  # its parent is no call of this task
             node.branch = Branch(node.parent.branch if node.parent is not None else None, node.start)
-        children = sorted(forks.get(id(node), ()), key=lambda child: child.start)
+        if id(node) not in forks:
+            continue
+        children = forks[id(node)]
         if len(children) == 1 and children[0].start == node.end:
             children[0].branch = node.branch  # the usual case: one call appends to another
             continue
+        children.sort(key=lambda child: child.start)
         left = node.weight
         while children:
             start = children[0].start

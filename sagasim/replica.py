@@ -1,9 +1,10 @@
 """One replica of vLLM v1, fast: it jumps from one change of its batch to the next.
 
-Steps are numbered. With asynchronous scheduling (lag 2) the outputs of step d are processed, and step d + 2 is decided, at
-the end of step d while step d + 1 runs; synchronously (lag 1) step d + 1 is decided there. `decide` is that boundary: process
-outputs, admit the calls that arrived before it, form the next batch. Between two decisions that change the batch every
-step is decode only and the cost model sums them in closed form; an arrival cuts the jump at the next boundary.
+Steps are numbered. With asynchronous scheduling (lag 2) the outputs of step d are processed, and step d + 2 is decided,
+at the end of step d while step d + 1 runs; synchronously (lag 1) step d + 1 is decided there. `decide` is that
+boundary: process outputs, admit the calls that arrived before it, form the next batch. Between two decisions that
+change the batch every step is decode only and the cost model sums them in closed form; an arrival cuts the jump at the
+next boundary.
 
 What a decoding call holds needs no update while it decodes: its context is offset + step. Sums over the batch (number,
 offsets, largest offset, offsets modulo the block size) give the cost and the blocks of any step.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from heapq import heappop, heappush
+from typing import Any
 
 from simpy import Environment, Event
 from simpy.events import EventPriority
@@ -32,7 +34,7 @@ NOTHING = -(1 << 60)
 
 
 class Batch:
-    """What one step computes: decodes and the sum and maximum of their contexts, prefill chunks, prompts it completes."""
+    """What one step computes: decodes and the sum and maximum of their contexts, prefill chunks, prompts completed."""
 
     __slots__ = ("chunks", "completed", "context_max", "context_sum", "decodes")
 
@@ -46,10 +48,11 @@ class Replica:
     """A tensor-parallel group with its engine. submit() calls, then arrived(); finished calls succeed their event."""
 
     __slots__ = (
-        "alarm", "alarm_at", "blocked", "boundary", "budget", "busy", "cache", "caching", "changes", "cost", "decodes", "ends",
-        "env", "executed", "foreseen", "idle", "inbox", "jump", "lag", "logs", "offset_max", "offset_sum", "on_finish",
-        "preemptions", "prefilling", "residues", "rings", "running", "seats", "series", "spare", "step",
-        "step_end", "steps", "threshold", "tickets", "view", "waiting", "wasted",
+        "alarm", "alarm_at", "blocked", "boundary", "budget", "busy", "cache", "caching", "changes", "cost",
+        "decodes", "ends", "env", "executed", "foreseen", "idle", "inbox", "jump", "lag", "logs",
+        "offset_max", "offset_sum", "on_finish", "preemptions", "prefilling", "releases", "residues", "rings",
+        "running", "seats", "series", "spare", "step", "step_end", "steps", "threshold", "tickets", "view",
+        "waiting", "wasted",
     )  # fmt: skip
 
     def __init__(
@@ -89,14 +92,14 @@ class Replica:
         self.alarm: Event | None = None  # the one that counts; those set before it ring in vain
         self.alarm_at = 0
         self.spare: Event | None = None  # an alarm that has rung, to be set again
-        self.rings = [self._ring]
+        self.rings: list[Callable[[Any], None]] = [self._ring]
         self.jump = 0  # steps to be taken as decided when the alarm rings
         self.decodes = 0
         self.offset_sum = 0
         self.offset_max = NOTHING
         self.residues = [0] * (2 * BLOCK_TOKENS)  # decodes by -offset modulo block size, twice over
         self.series = (1, 0, 0)
-        self.tickets = self.steps = self.busy = self.executed = self.preemptions = 0
+        self.tickets = self.releases = self.steps = self.busy = self.executed = self.preemptions = 0
         self.changes = 0  # admissions, preemptions and ends
 
     # ---- arrivals
@@ -242,7 +245,12 @@ class Replica:
                 self._receive(before)
             decodes, step = self.decodes, self.step
             growth = self.residues[step % BLOCK_TOKENS]
-            if decodes and not waiting.heap and not self.prefilling and growth <= (cache.blank if cache.scored else cache.free):
+            if (
+                decodes
+                and not waiting.heap
+                and not self.prefilling
+                and growth <= (cache.blank if cache.scored else cache.free)
+            ):
                 if growth:  # nothing but the calls that decode anyway
                     cache.grow(growth, now)
                 self.step = step = step + 1
@@ -276,18 +284,23 @@ class Replica:
         """Form the next step: running calls, then waiting ones."""
         self.step = step = self.step + 1
         batch = Batch()
-        decodes = self.decodes
+        decodes, prefilling, budget = self.decodes, self.prefilling, self.budget
         growth = self.residues[(step - 1) % BLOCK_TOKENS]
-        preempted = False
-        if not self.prefilling and decodes <= self.budget and growth <= self.cache.free:
+        # all decodes at once where they come first and fit: of the calls that prefill there is one, the last admitted
+        apart = not prefilling or (len(prefilling) == 1 and next(reversed(self.running)) in prefilling)
+        if apart and decodes <= budget and growth <= self.cache.free:
             if growth:
                 self.cache.grow(growth, now)
-            budget = self.budget - decodes
+            budget -= decodes
             batch.decodes = decodes
             batch.context_sum = self.offset_sum + decodes * step
-            batch.context_max = self.offset_max + step
+            batch.context_max = self.offset_max + step if decodes else 0
+            one_by_one = list(prefilling)
         else:
-            budget, preempted = self._schedule_running(batch, now)
+            one_by_one = list(self.running)
+        preempted = False
+        if one_by_one:
+            budget, preempted = self._schedule_running(one_by_one, batch, budget, now)
         self.blocked = False
         if self.waiting.heap and not preempted:
             self._schedule_waiting(batch, budget, now)
@@ -327,11 +340,10 @@ class Replica:
                 late.append(call)
         self.inbox = late
 
-    def _schedule_running(self, batch: Batch, now: int) -> tuple[int, bool]:
-        """Running calls first, in order of admission. Returns the tokens left of the budget, and if a call was preempted."""
-        budget = self.budget
+    def _schedule_running(self, calls: list[InFlight], batch: Batch, budget: int, now: int) -> tuple[int, bool]:
+        """Running calls in order of admission. Returns the tokens left of the budget, and if a call was preempted."""
         preempted = False
-        for call in list(self.running):
+        for call in calls:
             if call not in self.running:
                 break  # preempted by an earlier one, and so are all behind it
             prefills = call in self.prefilling
@@ -343,7 +355,9 @@ class Replica:
                 continue
             context = call.offset + self.step
             want = min(call.known - call.computed, self.threshold, budget) if prefills else 1
-            need = -(-(call.computed + want) // BLOCK_TOKENS) - call.allocated if prefills else context % BLOCK_TOKENS == 1
+            need = (
+                -(-(call.computed + want) // BLOCK_TOKENS) - call.allocated if prefills else context % BLOCK_TOKENS == 1
+            )
             while need > self.cache.free and call in self.running:
                 self._preempt(next(reversed(self.running)), now)
                 preempted = True
@@ -353,7 +367,8 @@ class Replica:
             if prefills:
                 self._prefill_chunk(call, want, need, batch, now)
             else:
-                self.cache.grow(need, now)
+                if need:
+                    self.cache.grow(need, now)
                 batch.decodes += 1
                 batch.context_sum += context
                 batch.context_max = max(batch.context_max, context)
@@ -406,8 +421,7 @@ class Replica:
         batch.chunks.append((want, call.computed))
         call.computed = computed = call.computed + want
         if need:
-            call.allocated += need
-            self.cache.grow(need, now)
+            self.cache.take(call, need, now)
         if self.caching:
             self.cache.register(call, call.plan.branch.path, computed // BLOCK_TOKENS)
         if computed == call.known:
@@ -484,7 +498,7 @@ class Replica:
             if call.end <= last:
                 return  # its last token is on the way
         if call.allocated:
-            self.cache.release(call, now)
+            self._let_go(call, now)
         call.ticket = 0
         self.waiting.push_front(call)
 
@@ -510,4 +524,8 @@ class Replica:
         if self.caching:
             self.cache.register(call, call.plan.branch.path, cached_tokens // BLOCK_TOKENS)
         call.allocated = -(-allocated_tokens // BLOCK_TOKENS)
-        self.cache.release(call, now)
+        self._let_go(call, now)
+
+    def _let_go(self, call: InFlight, now: int) -> None:
+        self.releases += 1
+        self.cache.release(call, call.idle_context(self.releases, now) if self.cache.scored else now)

@@ -93,7 +93,9 @@ def work_label(config: Config, tasks: int) -> str:
 def length_note(summary: Mapping[str, Any]) -> str:
     """What became of tasks beyond the model's length, for a figure; empty if there are none."""
     notes = summary["notes"]
-    return ". ".join(f"{kind.capitalize()}: {notes[kind]}" for kind in ("extended", "truncated", "dropped") if kind in notes)
+    return ". ".join(
+        f"{kind.capitalize()}: {notes[kind]}" for kind in ("extended", "truncated", "dropped") if kind in notes
+    )
 
 
 def run_report(config: Config, summary: Mapping[str, Any]) -> str:

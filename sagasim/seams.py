@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sagasim.errors import PolicyError, nearest
 from sagasim.plan import Context
@@ -93,8 +93,7 @@ class Policy:
     def build(self) -> Callable[..., Any]:
         """The decision function, with a fresh state."""
         if inspect.isclass(self.factory):
-            instance: Callable[..., Any] = self.factory(**self.values)
-            return instance
+            return cast("Callable[..., Any]", self.factory(**self.values))
         return functools.partial(self.factory, **self.values) if self.values else self.factory
 
 

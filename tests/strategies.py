@@ -133,7 +133,7 @@ def calibrations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _most_kept(calls: list[Call], behind: dict[str, set[str]], parent: str, after: tuple[str, ...]) -> int:
-    """How much of a call's context may be kept by a call that runs after these: outputs only of calls that have ended."""
+    """How much of a context a call that runs after these may keep: outputs only of calls that have ended."""
     by_name = {call.name: call for call in calls}
     owner = by_name[parent]
     if parent in after or any(parent in behind[name] for name in after):

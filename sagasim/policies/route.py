@@ -60,18 +60,20 @@ class SessionAffinity:
 
 @policy("route", "prefix-affinity")
 class PrefixAffinity:
-    """The cache-aware rule of vLLM's router: the replica that first saw the prompt's prefix, unless loads are far apart.
+    """The cache-aware rule of vLLM's router: the replica that first saw the prompt's prefix, unless loads differ much.
 
     If max - min > balance_abs and max > balance_rel * min calls in flight: the least loaded replica. Else, if more than
     `threshold` of the prompt was seen before: the replica that saw it first. Else the least loaded one. Prompts are
-    remembered, outputs are not; what a replica has evicted since is not known here (vllm-router 0.1.17, cache_aware.rs).
+    remembered, outputs are not; what a replica has evicted since is not known here (vllm-router 0.1.17, cache_aware).
     """
 
     def __init__(self, *, threshold: float = 0.3, balance_abs: int = 64, balance_rel: float = 1.5) -> None:
         self._threshold = threshold
         self._balance_abs = balance_abs
         self._balance_rel = balance_rel
-        self._seen: dict[Context, tuple[int, int]] = {}  # tokens of the context that were seen, replica that saw them first
+        self._seen: dict[
+            Context, tuple[int, int]
+        ] = {}  # tokens of the context that were seen, replica that saw them first
         self._sent: dict[str, list[Context]] = {}  # what to forget when a task ends
         self._least_loaded = LeastLoaded()
 
@@ -79,7 +81,9 @@ class PrefixAffinity:
         loads = [view.in_flight for view in replicas]
         most = max(loads)
         matched, owner = self._match(request.context)
-        far_apart = most > self._balance_abs and most - min(loads) > self._balance_abs and most > self._balance_rel * min(loads)
+        far_apart = (
+            most > self._balance_abs and most - min(loads) > self._balance_abs and most > self._balance_rel * min(loads)
+        )
         if far_apart or matched <= self._threshold * request.prompt_tokens:
             owner = self._least_loaded(request, replicas, now_ps, rng)
         self._insert(request, owner)
