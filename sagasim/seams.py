@@ -12,7 +12,6 @@ decision is made: no output length, no future tool time, no call that has not be
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import inspect
 import sys
@@ -115,6 +114,7 @@ def policy(kind: str, name: str, *, sees_cache: bool = False, queue_order: bool 
 def policies(kind: str | None = None) -> list[Policy]:
     """All registered policies, those of installed packages (entry points "sagasim.policies") included."""
     _load_builtin()
+    _load_published()
     return sorted(
         (p for p in _REGISTRY.values() if kind in (None, p.kind)), key=lambda p: (KINDS.index(p.kind), p.name)
     )
@@ -129,6 +129,8 @@ def find(kind: str, spec: str) -> Policy:
     else:
         rest = spec
     name, _, arguments = rest.partition(":")
+    if (kind, name) not in _REGISTRY:
+        _load_published()
     found = _REGISTRY.get((kind, name))
     if found is None:
         valid = [n for k, n in _REGISTRY if k == kind]
@@ -170,6 +172,13 @@ def _load_builtin() -> None:
     import sagasim.policies
 
     assert sagasim.policies
+
+
+@functools.cache
+def _load_published() -> None:
+    """Policies of installed packages; looked for only when needed, since looking costs as much as importing sagasim."""
+    import importlib.metadata
+
     for entry in importlib.metadata.entry_points(group="sagasim.policies"):
         entry.load()
 
