@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from simpy import Event
+from simpy import Environment, Event
+from simpy.events import EventPriority
 
 from sagasim.eventlog import Table
 from sagasim.kvcache import BlockTable
@@ -15,6 +16,8 @@ from sagasim.plan import PlannedCall
 from sagasim.seams import IdleContext, ReplicaView, Request
 
 __all__ = ["EngineSettings", "InFlight", "Logs", "WaitingQueue", "log_call"]
+
+_AGENT_PRIORITY = EventPriority(1)  # after the boundaries of the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +39,23 @@ class EngineSettings:
         return 0 if self.foreseen_stops else self.lag - 1
 
 
-class InFlight(BlockTable):
-    """A call between being sent and being finished. Times in ps; step numbers are those of its replica."""
+class InFlight(Event, BlockTable):
+    """A call between being sent and being finished. Times in ps; step numbers are those of its replica.
+
+    It is the event that its agent waits for: succeed() comes with its last token, the event once its tools are done.
+    """
 
     __slots__ = (
-        "admitted", "computed", "decoding", "done", "end", "exit", "first_token", "hit_tokens", "key",
+        "admitted", "computed", "decoding", "end", "exit", "first_token", "hit_tokens", "key",
         "known", "offset", "plan", "preemptions", "put_off", "regenerated_elsewhere", "regenerated_here",
         "request", "reused", "submitted", "ticket",
     )  # fmt: skip
 
-    def __init__(self, plan: PlannedCall, request: Request, done: Event, submitted: int) -> None:
+    def __init__(self, env: Environment, plan: PlannedCall, request: Request, submitted: int) -> None:
+        self.env = env
+        self.callbacks = []
         self.plan = plan
         self.request = request
-        self.done = done
         self.submitted = submitted
         self.runs = []  # its block table
         self.registered = self.allocated = 0
@@ -64,6 +71,12 @@ class InFlight(BlockTable):
         self.admitted = self.first_token = -1
         self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = 0
         self.preemptions = self.reused = 0
+
+    def succeed(self, value: Any = None) -> InFlight:
+        self._ok = True
+        self._value = value
+        self.env.schedule(self, _AGENT_PRIORITY, self.plan.tool_ps)
+        return self
 
     def idle_context(self, number: int, now: int) -> IdleContext:
         request = self.request

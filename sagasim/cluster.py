@@ -16,7 +16,6 @@ from sagasim.seams import ReplicaView, Request
 
 __all__ = ["Cluster", "Engine"]
 
-_AGENT_PRIORITY = EventPriority(1)
 _FLUSH_PRIORITY = EventPriority(2)  # after boundaries (0) and agents (1) of the same time
 
 
@@ -28,21 +27,6 @@ class Engine(Protocol):
     def submit(self, call: InFlight) -> None: ...
     def arrived(self, now: int) -> None: ...
     def observe(self, call: InFlight, now: int) -> None: ...
-
-
-class Done(Event):
-    """The end of a call and of the tools after it: succeed() at its last token, the event once they are done."""
-
-    def __init__(self, env: Environment, tool_ps: int) -> None:
-        self.env = env
-        self.callbacks = []
-        self.tool_ps = tool_ps
-
-    def succeed(self, value: Any = None) -> Done:
-        self._ok = True
-        self._value = value
-        self.env.schedule(self, _AGENT_PRIORITY, self.tool_ps)
-        return self
 
 
 class Cluster:
@@ -69,8 +53,7 @@ class Cluster:
         request = Request(
             task.name, task.tenant, task.calls[plan.index].agent, plan.index, plan.context, plan.prompt_tokens, now
         )
-        done = Done(env, plan.tool_ps)
-        call = InFlight(plan, request, done, now)
+        call = InFlight(env, plan, request, now)
         outbox = self._outbox
         if outbox:
             outbox.append(call)
@@ -83,7 +66,7 @@ class Cluster:
             env.schedule(flush, _FLUSH_PRIORITY)
         else:  # nothing else is due: what the flush would do
             self.replicas[self._send(call, now)].arrived(now)
-        return done
+        return call
 
     def _flush(self, _: Event) -> None:
         calls, self._outbox = self._outbox, []

@@ -37,7 +37,7 @@ CALLS = (
 )
 TASKS = ("task", "tenant", "arrival_ps", "finished_ps", "calls", "prompt_tokens", "output_tokens", "tool_ps")
 OCCUPANCY = ("time_ps", "replica", "held_blocks", "cached_blocks", "waiting", "running")
-REPLICAS = ("replica", "num_blocks", "calls", "steps", "busy_ps", "evicted_blocks", "preemptions")
+REPLICAS = ("replica", "num_blocks", "calls", "steps", "busy_ps", "last_step_end_ps", "evicted_blocks", "preemptions")
 
 
 class Table:

@@ -213,8 +213,12 @@ class KVCache:
     def _register_in(self, call: BlockTable, branch: Branch, lo: int, hi: int, last: Run | None) -> None:
         """Blocks lo..hi-1 of one branch; `last` is the call's own run that ends at lo, if it has one."""
         runs = self._index.get(branch)
-        if runs is None:
-            runs = self._index[branch] = []
+        if runs is None:  # the first of this branch
+            run = Run(branch, lo, hi)
+            run.ref = 1
+            self._index[branch] = [run]
+            call.runs.append(run)
+            return
         while lo < hi:
             covering = [run for run in runs if run.hi > lo and run.lo < hi]
             at_lo = [run for run in covering if run.lo <= lo]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from sagasim.core import Call, Prefix, Task
 from sagasim.errors import TraceError
@@ -133,6 +134,9 @@ def _node(parent: _Node | None, keep: int, prompt: int, own_tokens: int, named: 
 def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> PlannedTask:
     """Make a checked task ready for replay."""
     outer = {prefix.name: prefixes.node(prefix) for prefix in task.prefixes}
+    plan = PlannedTask(task, number, tenant)
+    if _plan_chain(plan, outer):
+        return plan
     nodes: dict[str, _Node] = {}
     for call in task.calls:
         above = None if call.extends is None else nodes.get(call.extends) or outer[call.extends]
@@ -140,7 +144,6 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
             above, call.keep_tokens, call.keep_tokens + call.new_tokens, call.new_tokens + call.output_tokens
         )
     _assign_branches(list(nodes.values()))
-    plan = PlannedTask(task, number, tenant)
     for index, (call, node) in enumerate(zip(task.calls, nodes.values(), strict=True)):
         assert node.branch is not None
         prompt = node.context.prompt_tokens
@@ -150,6 +153,33 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
         plan.calls.append(PlannedCall(plan, index, node.context, node.branch, prompt, output, kept, tool, delay))
     _link_chains(plan, task.calls)
     return plan
+
+
+def _plan_chain(plan: PlannedTask, outer: dict[str, _Node]) -> bool:
+    """The usual task at a third of the work: every call appends to the one before it. False if this is another."""
+    calls: list[PlannedCall] = []
+    name, end, context, branch = None, 0, None, None
+    for call in plan.task.calls:
+        kept = call.keep_tokens
+        prompt = kept + call.new_tokens
+        if branch is None:
+            first = _node(outer.get(call.extends or ""), kept, prompt, 0)
+            if call.after or (call.extends is not None and call.extends not in outer):
+                return False
+            context = first.context
+            branch = Branch(first.parent.branch if first.parent is not None else None, first.start)
+        elif call.extends == name and kept == end and call.after == (name,):
+            context = Context(context, kept, prompt)
+        else:
+            return False
+        tools = call.tools
+        tool = 0 if not tools else tools[0].duration_ps if len(tools) == 1 else call.tool_ps
+        output = call.output_tokens
+        calls.append(PlannedCall(plan, len(calls), context, branch, prompt, output, kept, tool, call.delay_ps))
+        name, end = call.name, prompt + output
+    plan.calls = calls
+    plan.chains = [list(calls)]
+    return True
 
 
 def _assign_branches(nodes: list[_Node]) -> None:
@@ -170,10 +200,8 @@ def _assign_branches(nodes: list[_Node]) -> None:
             continue
         children.sort(key=lambda child: child.start)
         left = node.weight
-        while children:
-            start = children[0].start
-            group = [child for child in children if child.start == start]
-            children = children[len(group) :]
+        for start, same_start in groupby(children, key=lambda child: child.start):
+            group = list(same_start)
             left -= sum(child.weight for child in group)
             heaviest = max(group, key=lambda child: child.weight)
             tail_stays = start < node.end and left > heaviest.weight

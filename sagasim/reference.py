@@ -218,6 +218,7 @@ class ReferenceReplica:
         self.running: list[_State] = []
         self.in_flight: deque[_Batch] = deque()
         self.steps = self.busy = self.executed = self.preemptions = self.events = self.releases = 0
+        self.step_end = 0  # of the last step launched
 
     def submit(self, call: InFlight) -> None:
         self.inbox.append(call)
@@ -256,6 +257,7 @@ class ReferenceReplica:
             start = self.in_flight[-1].end if self.in_flight else now
             batch.end = start + self._time(batch)
             self.in_flight.append(batch)
+            self.step_end = batch.end
             self.steps += 1
             self.busy += batch.end - start
             for state, _, _, yields in batch.tokens:
@@ -424,4 +426,4 @@ class ReferenceReplica:
         del self.states[call]
         log_call(self.logs, call, self.view, now)
         self.on_finish(call)
-        call.done.succeed()
+        call.succeed()

@@ -517,7 +517,7 @@ class Replica:
         self.changes += 1
         log_call(self.logs, call, view, now)
         self.on_finish(call)
-        call.done.succeed()
+        call.succeed()
 
     def _release(self, call: InFlight, allocated_tokens: int, cached_tokens: int, now: int) -> None:
         """Give back all blocks of a call that decodes, after registering those that its outputs have filled."""

@@ -226,6 +226,7 @@ def _replica_columns(replicas: list[Replica | ReferenceReplica], logs: Logs) -> 
                 calls.count(number),
                 replica.steps,
                 replica.busy,
+                replica.step_end,
                 replica.cache.evicted,
                 replica.preemptions,
             )

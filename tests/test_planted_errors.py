@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sagasim.contract import contract_tasks
+from sagasim.core import Call, Task
 from sagasim.cost import StepCost, constant_calibration
 from sagasim.errors import LawError
 from sagasim.kvcache import KVCache
@@ -20,8 +21,18 @@ SMALL = config(gpus=2, max_model_len=640, num_gpu_blocks_override=70, max_num_ba
 COSTS = constant_calibration(10**9, decode_ps=10**6, prefill_token_ps=10**6)
 
 
+def workload() -> list[Task]:
+    """The tasks of the contract, and prompts that end with a block and come again."""
+    again = [
+        Call("first", 64, 9),
+        Call("again", 0, 9, "first", 64, ("first",)),
+        Call("shorter", 0, 9, "again", 48, ("again",)),
+    ]
+    return [*contract_tasks(), Task("exact", tuple(again), arrival_ps=4 * 10**12)]
+
+
 def differs() -> bool:
-    tasks = contract_tasks()
+    tasks = workload()
     slow = simulate(replace(SMALL, reference=True), tasks, calibration=COSTS)
     try:
         fast = simulate(SMALL, tasks, calibration=COSTS)
