@@ -88,7 +88,8 @@ class Agents:
             prompt += call.prompt_tokens
             output += call.output_tokens
             tool += call.tool_ps
-        self._log.append((plan.number, plan.tenant, arrival, int(self.env.now), len(calls), prompt, output, tool))
+        log = self._log
+        log.append(log.pack(plan.number, plan.tenant, arrival, int(self.env.now), len(calls), prompt, output, tool))
         self._active -= 1
         self._ended(plan)
         if self._closed:

@@ -124,8 +124,9 @@ class Logs:
 def log_call(logs: Logs, call: InFlight, view: ReplicaView, now: int) -> None:
     """The row of a finished call, in the order of eventlog.CALLS."""
     plan = call.plan
-    logs.calls.append(
-        (
+    table = logs.calls
+    table.append(
+        table.pack(
             plan.task.number,
             plan.index,
             view.replica,

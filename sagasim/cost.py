@@ -234,8 +234,13 @@ def series_sum(value: int, slope: int, steps: int) -> int:
 
 def first_beyond(value: int, slope: int, time: int) -> int:
     """The least j with j * value + slope * j * (j - 1) / 2 > time."""
+    j = time // value + 1  # enough, for slope >= 0, and seldom too many
     if slope == 0:
-        return time // value + 1
+        return j
+    if j < 64:
+        while j > 1 and (j - 1) * value + slope * ((j - 1) * (j - 2) >> 1) > time:
+            j -= 1
+        return j
     b = 2 * value - slope
     j = (isqrt(b * b + 8 * slope * time) - b) // (2 * slope)
     while j * value + slope * (j * (j - 1) // 2) <= time:

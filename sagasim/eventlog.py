@@ -43,16 +43,14 @@ REPLICAS = ("replica", "num_blocks", "calls", "steps", "busy_ps", "last_step_end
 class Table:
     """An append-only table of int64 rows: 8 bytes a cell, whatever the number of rows."""
 
-    __slots__ = ("_cells", "_pack", "names")
+    __slots__ = ("_cells", "append", "names", "pack")
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._cells = bytearray()
-        self._pack = Struct(f"={len(self.names)}q").pack  # three times as fast as to extend an array cell by cell
-
-    def append(self, row: tuple[int, ...]) -> None:
-        """One row, in the order of the names."""
-        self._cells += self._pack(*row)
+        # append(pack(cell, ...)): one row, in the order of the names; a third of the time of an array filled by cells
+        self.pack = Struct(f"={len(self.names)}q").pack
+        self.append = self._cells.extend
 
     def columns(self, *sort_by: str) -> dict[str, NDArray[np.int64]]:
         """All rows as columns, sorted by the named columns (ties keep the order of arrival)."""

@@ -267,7 +267,8 @@ class ReferenceReplica:
             self.events = 0
             held = self.cache.num_blocks - self.cache.free
             view = self.view
-            self.logs.occupancy.append((now, view.replica, held, self.cache.cached, view.waiting, view.running))
+            log = self.logs.occupancy
+            log.append(log.pack(now, view.replica, held, self.cache.cached, view.waiting, view.running))
         if self.in_flight:
             boundary = Event(self.env)
             boundary._ok = True

@@ -270,7 +270,8 @@ class Replica:
         if changes != self.changes:
             view = self.view
             held = cache.num_blocks - cache.free
-            self.logs.occupancy.append((now, view.replica, held, cache.cached, view.waiting, view.running))
+            log = self.logs.occupancy
+            log.append(log.pack(now, view.replica, held, cache.cached, view.waiting, view.running))
         if not self.idle:
             if not fresh:
                 self._look_ahead()

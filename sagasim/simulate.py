@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simpy import Environment
-
 from sagasim import seams
 from sagasim.agent import Agents
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue
+from sagasim.clock import Clock
 from sagasim.cluster import Cluster, Engine
 from sagasim.config import Config
 from sagasim.core import Task
 from sagasim.cost import StepCost, check_calibration, load_calibration
-from sagasim.errors import CalibrationError, ConfigError, LawError, TraceError
+from sagasim.errors import CalibrationError, ConfigError, TraceError
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns, Table, digest
 from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
 from sagasim.kvcache import KVCache
@@ -81,7 +80,7 @@ def simulate(
     calibration: in place of the configured file. Raises ConfigError, PolicyError or CalibrationError before anything is
     simulated, TraceError for a task that does not fit the model.
     """
-    env = Environment()
+    env = Clock()
     settings = engine_settings(config)
     route, order, evict = (seams.find(kind, getattr(config, kind)) for kind in seams.KINDS)
     cost = StepCost(
@@ -129,18 +128,14 @@ def simulate(
     thresholds = gc.get_threshold()
     gc.set_threshold(100_000, 20, 20)  # what lives is the log and the work ahead: looking less often is 10 % faster
     try:
-        env.run(until=agents.done)
-    except RuntimeError as error:
-        if "until" in str(error):
-            raise LawError("nothing is left to happen although tasks have not ended") from error
-        raise
+        env.run_to(agents.done)
     finally:
         gc.set_threshold(*thresholds)
     for replica in replicas:
         if isinstance(replica, Replica):
             replica.cache.check_integrity()
     calls, occupancy = logs.calls.columns("task", "call"), logs.occupancy.columns("time_ps", "replica")
-    columns = _replica_columns(replicas, logs)
+    columns = _replica_columns(replicas, calls)
     check_log(calls, occupancy, columns, settings.max_num_seqs)
     return Result(
         config,
@@ -214,16 +209,15 @@ def _checked(tasks: Iterable[Task], config: Config) -> Iterator[Task]:
         yield task
 
 
-def _replica_columns(replicas: list[Replica | ReferenceReplica], logs: Logs) -> Columns:
+def _replica_columns(replicas: list[Replica | ReferenceReplica], calls: Columns) -> Columns:
     table = Table(REPLICAS)
-    calls = logs.calls.columns()["replica"].tolist()
     for replica in replicas:
         number = replica.view.replica
         table.append(
-            (
+            table.pack(
                 number,
                 replica.view.num_blocks,
-                calls.count(number),
+                int((calls["replica"] == number).sum()),
                 replica.steps,
                 replica.busy,
                 replica.step_end,
