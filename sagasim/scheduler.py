@@ -1,0 +1,337 @@
+"""The step of one replica, as vLLM v1 decides it: process outputs, running calls first, then waiting ones.
+
+What a decoding call holds needs no update while it decodes: its context is offset + step. Sums over the batch (number,
+offsets, largest offset, offsets modulo the block size) give the cost and the blocks of any step, and this is what
+replica.py jumps on. Nothing here knows about the clock beyond the time it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, log_call
+from sagasim.cost import StepCost
+from sagasim.kvcache import KVCache
+from sagasim.seams import ReplicaView
+from sagasim.units import BLOCK_TOKENS
+
+__all__ = ["Batch", "Scheduler"]
+
+_NOTHING = -(1 << 60)
+
+
+class Batch:
+    """What one step computes: decodes and the sum and maximum of their contexts, prefill chunks, prompts completed."""
+
+    __slots__ = ("chunks", "completed", "context_max", "context_sum", "decodes")
+
+    def __init__(self) -> None:
+        self.decodes = self.context_sum = self.context_max = 0
+        self.chunks: list[tuple[int, int]] = []
+        self.completed: list[InFlight] = []
+
+
+class Scheduler:
+    """The batch of a replica and how the next step is formed."""
+
+    __slots__ = (
+        "blocked", "boundary", "budget", "busy", "cache", "caching", "changes", "cost", "decodes", "ends",
+        "foreseen", "idle", "inbox", "lag", "logs", "offset_max", "offset_sum", "on_finish", "preemptions",
+        "prefilling", "releases", "residues", "running", "seats", "step", "step_end", "steps", "threshold",
+        "tickets", "view", "waiting", "wasted",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        view: ReplicaView,
+        settings: EngineSettings,
+        cost: StepCost,
+        cache: KVCache,
+        waiting: WaitingQueue,
+        logs: Logs,
+        on_finish: Callable[[InFlight], None],
+    ) -> None:
+        self.view = view
+        self.budget = settings.max_num_batched_tokens
+        self.seats = settings.max_num_seqs
+        self.threshold = settings.long_prefill_token_threshold or self.budget
+        self.caching = settings.prefix_caching
+        self.lag = settings.lag
+        self.foreseen = settings.foreseen_stops
+        self.wasted = settings.wasted_steps
+        self.cost = cost
+        self.cache = cache
+        self.waiting = waiting
+        self.logs = logs
+        self.on_finish = on_finish
+        self.inbox: list[InFlight] = []  # arrived since the last decision
+        self.running: dict[InFlight, None] = {}  # in order of admission
+        self.prefilling: set[InFlight] = set()  # those of them whose prompt is not yet scheduled to its end
+        self.ends: list[tuple[int, int, InFlight]] = []  # (step, ticket, call): step after whose end something leaves
+        self.step = 0  # last step decided
+        self.step_end = 0  # when it ends
+        self.boundary = 0  # when the next step is decided
+        self.idle = True
+        self.blocked = False  # the head of the queue waits for memory or a place
+        self.decodes = 0
+        self.offset_sum = 0
+        self.offset_max = _NOTHING
+        self.residues = [0] * (2 * BLOCK_TOKENS)  # decodes by -offset modulo block size, twice over
+        self.tickets = self.releases = self.steps = self.busy = self.preemptions = 0
+        self.changes = 0  # admissions, preemptions and ends
+
+    # ---- the step
+
+    def _decide(self, now: int) -> None:
+        """Form the next step: running calls, then waiting ones."""
+        self.step = step = self.step + 1
+        batch = Batch()
+        decodes, prefilling, budget = self.decodes, self.prefilling, self.budget
+        growth = self.residues[(step - 1) % BLOCK_TOKENS]
+        # all decodes at once where they come first and fit: of the calls that prefill there is one, the last admitted
+        apart = not prefilling or (len(prefilling) == 1 and next(reversed(self.running)) in prefilling)
+        if apart and decodes <= budget and growth <= self.cache.free:
+            if growth:
+                self.cache.grow(growth, now)
+            budget -= decodes
+            batch.decodes = decodes
+            batch.context_sum = self.offset_sum + decodes * step
+            batch.context_max = self.offset_max + step if decodes else 0
+            one_by_one = list(prefilling)
+        else:
+            one_by_one = list(self.running)
+        preempted = False
+        if one_by_one:
+            budget, preempted = self._schedule_running(one_by_one, batch, budget, now)
+        self.blocked = False
+        if self.waiting.heap and not preempted:
+            self._schedule_waiting(batch, budget, now)
+        time = self.cost.step(batch.decodes, batch.context_sum, batch.context_max, batch.chunks)
+        previous_end = self.step_end
+        end = self.step_end = previous_end + time
+        for call in batch.completed:
+            self._start_decoding(call, end)
+        if time:
+            self.steps += 1
+            self.busy += time
+        elif previous_end <= now and not preempted:
+            self.idle = True
+        self.boundary = previous_end if self.lag == 2 else end
+
+    def _process_outputs(self, now: int) -> None:
+        """Outputs of the last finished step: calls that have all their tokens leave."""
+        due = self.step + 1 - self.lag
+        ends = self.ends
+        while ends and ends[0][0] <= due:
+            step, ticket, call = heappop(ends)
+            if call.ticket != ticket or call.exit != step:
+                continue  # preempted or put off since
+            if call.end > due:  # a foreseen stop: its last step is already decided, its output not yet there
+                self._stop_decoding(call)
+                call.exit = call.end
+                heappush(ends, (call.end, ticket, call))
+            else:
+                self._finish(call, now)
+
+    def _receive(self, before: int) -> None:
+        late = []
+        for call in self.inbox:
+            if call.submitted < before:
+                self.waiting.push(call, call.submitted)
+            else:
+                late.append(call)
+        self.inbox = late
+
+    def _schedule_running(self, calls: list[InFlight], batch: Batch, budget: int, now: int) -> tuple[int, bool]:
+        """Running calls in order of admission. Returns the tokens left of the budget, and if a call was preempted."""
+        preempted = False
+        for call in calls:
+            if call not in self.running:
+                break  # preempted by an earlier one, and so are all behind it
+            prefills = call in self.prefilling
+            if not prefills and not call.decoding:
+                continue
+            if not budget:
+                if call.decoding:
+                    self._put_off(call)
+                continue
+            context = call.offset + self.step
+            want = min(call.known - call.computed, self.threshold, budget) if prefills else 1
+            need = (
+                -(-(call.computed + want) // BLOCK_TOKENS) - call.allocated if prefills else context % BLOCK_TOKENS == 1
+            )
+            while need > self.cache.free and call in self.running:
+                self._preempt(next(reversed(self.running)), now)
+                preempted = True
+            if call not in self.running:
+                break
+            budget -= want
+            if prefills:
+                self._prefill_chunk(call, want, need, batch, now)
+            else:
+                if need:
+                    self.cache.grow(need, now)
+                batch.decodes += 1
+                batch.context_sum += context
+                batch.context_max = max(batch.context_max, context)
+        return budget, preempted
+
+    def _schedule_waiting(self, batch: Batch, budget: int, now: int) -> None:
+        """Then waiting calls, while tokens, places and blocks last; the first that does not fit ends it."""
+        heap, cache, running, view = self.waiting.heap, self.cache, self.running, self.view
+        while heap and budget:
+            if len(running) >= self.seats:
+                self.blocked = True
+                break
+            call = heap[0][1]
+            known = call.known
+            path = call.plan.branch.path
+            limit = (known - 1) // BLOCK_TOKENS if self.caching else 0
+            portions, hits, idle_hits = cache.match(path, limit)
+            cached = hits * BLOCK_TOKENS
+            want = known - cached
+            if want > self.threshold:
+                want = self.threshold
+            if want > budget:
+                want = budget
+            need = -(-(cached + want) // BLOCK_TOKENS) - hits
+            if need + idle_hits > cache.free:
+                self.blocked = True
+                break
+            heappop(heap)
+            budget -= want
+            self.tickets = call.ticket = self.tickets + 1
+            self.changes += 1
+            running[call] = None
+            view.waiting -= 1
+            view.running += 1
+            call.computed = cached
+            if call.admitted < 0:
+                call.admitted = now
+                call.hit_tokens = cached
+            if limit > hits:
+                here, anywhere = cache.once_cached(path, limit)
+                if here > hits:
+                    call.regenerated_here += (here - hits) * BLOCK_TOKENS
+                    hits = here
+                if anywhere > hits:
+                    call.regenerated_elsewhere += (anywhere - hits) * BLOCK_TOKENS
+            call.reused += cache.hold(call, portions, now)
+            self._prefill_chunk(call, want, need, batch, now)
+
+    def _prefill_chunk(self, call: InFlight, want: int, need: int, batch: Batch, now: int) -> None:
+        batch.chunks.append((want, call.computed))
+        call.computed = computed = call.computed + want
+        if need:
+            self.cache.take(call, need, now)
+        if self.caching:
+            self.cache.register(call, call.plan.branch.path, computed // BLOCK_TOKENS)
+        if computed == call.known:
+            self.prefilling.discard(call)
+            batch.completed.append(call)
+        else:
+            self.prefilling.add(call)
+
+    # ---- what happens to a call
+
+    def _start_decoding(self, call: InFlight, first_token: int) -> None:
+        """Its prompt is complete with this step, which writes its next token."""
+        if call.first_token < 0:
+            call.first_token = first_token
+        plan, step = call.plan, self.step
+        left = plan.prompt_tokens + plan.output_tokens - call.known
+        call.offset = call.known - step
+        call.end = end = step + left - 1
+        if left > 1 or not self.foreseen:
+            call.decoding = True
+            self._count(call, 1)
+            if self.foreseen:
+                end -= self.lag - 1
+        call.exit = end
+        heappush(self.ends, (end, call.ticket, call))
+
+    def _count(self, call: InFlight, sign: int) -> None:
+        """Add a decoding call to the sums over the batch, or take it out."""
+        offset = call.offset
+        residue = -offset % BLOCK_TOKENS
+        self.decodes += sign
+        self.offset_sum += sign * offset
+        residues = self.residues
+        residues[residue] = residues[residue + BLOCK_TOKENS] = residues[residue] + sign
+        if sign > 0:
+            if offset > self.offset_max:
+                self.offset_max = offset
+        elif offset == self.offset_max:
+            self.offset_max = max([other.offset for other in self.running if other.decoding], default=_NOTHING)
+
+    def _stop_decoding(self, call: InFlight) -> None:
+        call.decoding = False
+        self._count(call, -1)
+
+    def _put_off(self, call: InFlight) -> None:
+        """No budget is left for this decoding call: it does in the next step what it would have done in this one."""
+        self._stop_decoding(call)
+        call.offset -= 1
+        call.put_off = self.step
+        if self.step <= call.end:
+            call.end += 1
+            call.exit += 1
+            heappush(self.ends, (call.exit, call.ticket, call))
+        call.decoding = True
+        self._count(call, 1)
+
+    def _preempt(self, call: InFlight, now: int) -> None:
+        """Free the blocks of the last admitted call and put it before all waiting ones; a token in flight is kept."""
+        del self.running[call]
+        self.view.running -= 1
+        self.view.waiting += 1
+        self.preemptions += 1
+        self.changes += 1
+        call.preemptions += 1
+        last = self.step - 1  # the last decided step it may be in
+        if call in self.prefilling:
+            self.prefilling.discard(call)
+        else:
+            pause = call.put_off == last and self.lag == 2  # then nothing of it is in flight
+            if self.caching:
+                done = call.offset + self.step - self.lag + pause
+                self.cache.register(call, call.plan.branch.path, done // BLOCK_TOKENS)
+            call.allocated = -(-(call.offset + last) // BLOCK_TOKENS)
+            self._let_go(call, now)
+            call.known = call.offset + last + 1
+            if call.decoding:
+                self._stop_decoding(call)
+            if call.end <= last:
+                return  # its last token is on the way
+        if call.allocated:
+            self._let_go(call, now)
+        call.ticket = 0
+        self.waiting.push_front(call)
+
+    def _finish(self, call: InFlight, now: int) -> None:
+        view = self.view
+        if call in self.running:
+            del self.running[call]
+            view.running -= 1
+            plan = call.plan
+            if self.caching:
+                self.cache.register(
+                    call, plan.branch.path, (plan.prompt_tokens + plan.output_tokens - 1) // BLOCK_TOKENS
+                )
+            call.allocated = (call.offset + call.end + self.wasted + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+            self._let_go(call, now)
+            if call.decoding:
+                call.decoding = False
+                self._count(call, -1)
+        else:
+            view.waiting -= 1
+        view.in_flight -= 1
+        self.changes += 1
+        log_call(self.logs, call, view, now)
+        self.on_finish(call)
+        call.succeed()
+
+    def _let_go(self, call: InFlight, now: int) -> None:
+        self.releases += 1
+        self.cache.release(call, call.idle_context(self.releases, now) if self.cache.scored else now)
