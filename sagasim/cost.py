@@ -23,6 +23,8 @@ from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sagasim.errors import CalibrationError
 
 __all__ = ["StepCost", "check_calibration", "constant_calibration", "first_beyond", "load_calibration", "series_sum"]
@@ -76,8 +78,9 @@ class StepCost:
         self._asynchronous = asynchronous
         sizes = graph_sizes(max_seqs, max_tokens)
         by_tokens = _sum_terms(max(max_tokens, sizes[-1]), calibration["token_terms"], "tokens")
-        padded = [sizes[bisect_left(sizes, m)] if m <= sizes[-1] else m for m in range(max_tokens + 1)]
-        self._token_ps = [calibration["constant_ps"] + by_tokens[m] for m in padded]
+        padded = [by_tokens[sizes[bisect_left(sizes, m)]] for m in range(min(sizes[-1], max_tokens) + 1)]
+        constant = calibration["constant_ps"]
+        self._token_ps = [constant + time for time in (*padded, *by_tokens[len(padded) : max_tokens + 1])]
         self._sequence_ps = _sum_terms(max_seqs, calibration["sequence_terms"], "sequences")
         host, prefill = calibration["host"], calibration["prefill_attention"]
         self._host: int = host["base_ps"]
@@ -214,17 +217,16 @@ class StepCost:
 
 
 def _sum_terms(largest: int, terms: Sequence[dict[str, Any]], axis: str) -> list[int]:
-    """Sum of piecewise linear terms at 0 (where it is 0), 1, ..., largest."""
-    sums = [0] * (largest + 1)
+    """Sum of piecewise linear terms at 0 (where it is 0), 1, ..., largest, in whole numbers."""
+    sums = np.zeros(largest + 1, dtype=np.int64)
     for term in terms:
         knots, values = term[axis], term["ps"]
         edges = [1, *knots[1:-1], largest + 1] if len(knots) > 1 else [1, largest + 1]
         for i, (start, stop) in enumerate(pairwise(edges)):
             rise, run = (values[i + 1] - values[i], knots[i + 1] - knots[i]) if len(knots) > 1 else (0, 1)
-            value, knot = values[i], knots[i]
-            for x in range(start, min(stop, largest + 1)):
-                sums[x] += value + (x - knot) * rise // run if x > knot else value
-    return sums
+            part = np.arange(start, min(stop, largest + 1), dtype=np.int64)
+            sums[part] += values[i] + np.maximum(0, part - knots[i]) * rise // run
+    return sums.tolist()
 
 
 def series_sum(value: int, slope: int, steps: int) -> int:

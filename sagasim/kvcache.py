@@ -99,9 +99,10 @@ class KVCache:
                 else:
                     return portions, at, idle
                 hi = run.hi if run.hi < end else end
-                for earlier in runs[:number]:  # a copy registered before this one is found from its start on
-                    if at < earlier.lo < hi:
-                        hi = earlier.lo
+                if number:
+                    for earlier in runs[:number]:  # a copy registered before this one is found from its start on
+                        if at < earlier.lo < hi:
+                            hi = earlier.lo
                 portions.append((run, at, hi))
                 if not run.ref:
                     idle += hi - at
@@ -170,6 +171,10 @@ class KVCache:
             self.blank -= count
             return
         queue = self._queue
+        run = queue.next
+        if run.branch is None and run.hi - run.lo > count:  # blank blocks lie ahead
+            run.hi -= count
+            return
         while count:
             run = queue.next
             length = run.hi - run.lo
@@ -191,17 +196,24 @@ class KVCache:
             return
         call.registered = upto
         replica = self._replica
+        runs = call.runs
+        if runs:  # the usual case: what the call holds grows, in the branch that is its own
+            grown = runs[-1]
+            branch = path[-1][0]
+            if grown.branch is branch and grown.hi == at and grown.ref == 1 and len(self._index[branch]) == 1:
+                grown.hi = upto
+                if branch.ever.get(replica, 0) < upto:
+                    branch.ever[replica] = upto
+                    if branch.ever_any < upto:
+                        branch.ever_any = upto
+                return
         for branch, end in path:
             if end <= at:
                 continue
             stop = end if end < upto else upto
-            last = call.runs[-1] if call.runs else None
-            if last is None or last.branch is not branch or last.hi != at or last.ref != 1:
-                self._register_in(call, branch, at, stop, None)
-            elif len(self._index[branch]) == 1:
-                last.hi = stop  # the usual case: what the call holds grows
-            else:
-                self._register_in(call, branch, at, stop, last)
+            last = runs[-1] if runs else None
+            own = last is not None and last.branch is branch and last.hi == at and last.ref == 1
+            self._register_in(call, branch, at, stop, last if own else None)
             if branch.ever.get(replica, 0) < stop:
                 branch.ever[replica] = stop
                 if branch.ever_any < stop:
@@ -235,12 +247,11 @@ class KVCache:
                 call.runs.append(last)
             lo = stop
 
-    def release(self, call: BlockTable, by: IdleContext | int) -> None:
+    def release(self, call: BlockTable, now: int, idle: IdleContext | None = None) -> None:
         """The call lets go of its blocks: those that nobody else holds join the queue, the last block first.
 
-        by: who lets go, for a scored eviction; the queue order needs to know only when.
+        idle: who lets go, for a scored eviction.
         """
-        now, idle = (by, None) if isinstance(by, int) else (by.since_ps, by)
         self._holders.discard(call)
         private = call.allocated - call.registered
         if private:

@@ -119,6 +119,13 @@ class Scheduler:
             self.idle = True
         self.boundary = previous_end if self.lag == 2 else end
 
+    def _pass(self, now: int) -> None:
+        """Nothing is left to schedule: a step of no length, and rest once nothing runs."""
+        self.step += 1
+        if self.step_end <= now:
+            self.idle = True
+        self.boundary = self.step_end
+
     def _process_outputs(self, now: int) -> None:
         """Outputs of the last finished step: calls that have all their tokens leave."""
         due = self.step + 1 - self.lag
@@ -210,7 +217,8 @@ class Scheduler:
             if call.admitted < 0:
                 call.admitted = now
                 call.hit_tokens = cached
-            if limit > hits:
+            leaf = path[-1][0].ever_any  # blocks of the path ever cached, if any are of its last branch
+            if limit > hits and not 0 < leaf <= hits:
                 here, anywhere = cache.once_cached(path, limit)
                 if here > hits:
                     call.regenerated_here += (here - hits) * BLOCK_TOKENS
@@ -334,4 +342,4 @@ class Scheduler:
 
     def _let_go(self, call: InFlight, now: int) -> None:
         self.releases += 1
-        self.cache.release(call, call.idle_context(self.releases, now) if self.cache.scored else now)
+        self.cache.release(call, now, call.idle_context(self.releases, now) if self.cache.scored else None)

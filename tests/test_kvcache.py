@@ -71,7 +71,7 @@ class Pair:
         table, blocks = self.held.pop(call)
         self.releases += 1
         idle = IdleContext(self.releases, call.task.task.name, "", call.context, now, 0)
-        self.fast.release(table, idle)
+        self.fast.release(table, now, idle)
         self.slow.release(blocks, idle)
 
     def check(self) -> None:

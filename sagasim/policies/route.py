@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from sagasim.plan import Context
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView, Request, policy
 
 Replicas = Sequence[ReplicaView]
+_IN_FLIGHT = attrgetter("in_flight")
 
 
 @policy("route", "round-robin")
@@ -71,19 +73,17 @@ class PrefixAffinity:
         self._threshold = threshold
         self._balance_abs = balance_abs
         self._balance_rel = balance_rel
-        self._seen: dict[
-            Context, tuple[int, int]
-        ] = {}  # tokens of the context that were seen, replica that saw them first
+        self._seen: dict[Context, tuple[int, int]] = {}  # tokens of it that were seen, replica that saw them first
         self._sent: dict[str, list[Context]] = {}  # what to forget when a task ends
         self._least_loaded = LeastLoaded()
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
-        loads = [view.in_flight for view in replicas]
-        most = max(loads)
+        most = max(map(_IN_FLIGHT, replicas))
+        far_apart = False
+        if most > self._balance_abs:
+            least = min(map(_IN_FLIGHT, replicas))
+            far_apart = most - least > self._balance_abs and most > self._balance_rel * least
         matched, owner = self._match(request.context)
-        far_apart = (
-            most > self._balance_abs and most - min(loads) > self._balance_abs and most > self._balance_rel * min(loads)
-        )
         if far_apart or matched <= self._threshold * request.prompt_tokens:
             owner = self._least_loaded(request, replicas, now_ps, rng)
         self._insert(request, owner)
