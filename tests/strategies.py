@@ -36,6 +36,32 @@ def tasks(draw: st.DrawFn, max_tasks: int = 6, max_calls: int = 7) -> list[Task]
 
 
 @st.composite
+def crowds(draw: st.DrawFn) -> list[Task]:
+    """Many long calls at once: memory runs out under running calls, prompts are chunked beside others that decode."""
+    made = []
+    for number in range(draw(st.integers(3, 8))):
+        calls: list[Call] = []
+        for index in range(draw(st.integers(1, 3))):
+            before = calls[-1] if calls else None
+            keep = 0 if before is None else before.prompt_tokens + before.output_tokens
+            keep = draw(st.sampled_from([keep, keep, keep // 2]))
+            new, output = draw(st.integers(1, 150)), draw(st.integers(1, 150))
+            if keep + new + output > MAX_MODEL_LEN:
+                break
+            parent = before.name if before is not None else None
+            calls.append(Call(f"c{index}", new, output, parent, keep, (parent,) if parent is not None else ()))
+        made.append(Task(f"task{number}", tuple(calls), arrival_ps=draw(st.sampled_from([0, 0, 150, 4000]))))
+    return sorted(made, key=lambda task: task.arrival_ps or 0)
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> Config:
+    """One replica with just enough memory for the longest context."""
+    fixed = {"route": "round-robin", "max_num_seqs": 8, "num_gpu_blocks_override": draw(st.sampled_from([33, 40, 60]))}
+    return draw(configs(gpus=1, **fixed))
+
+
+@st.composite
 def _call(draw: st.DrawFn, calls: list[Call], behind: dict[str, set[str]], index: int) -> Call:
     names = [call.name for call in calls]
     after = (
