@@ -46,8 +46,8 @@ class InFlight(Event, BlockTable):
     """
 
     __slots__ = (
-        "admitted", "computed", "decoding", "end", "exit", "first_token", "hit_tokens", "key",
-        "known", "offset", "plan", "preemptions", "put_off", "regenerated_elsewhere", "regenerated_here",
+        "admitted", "computed", "decoding", "end", "first_token", "hit_tokens", "key",
+        "known", "offset", "plan", "preemptions", "regenerated_elsewhere", "regenerated_here",
         "request", "reused", "submitted", "ticket",
     )  # fmt: skip
 
@@ -64,9 +64,7 @@ class InFlight(Event, BlockTable):
         self.ticket = 0  # counts admissions on the replica: who was admitted later
         self.offset = 0  # while decoding: context length minus step number
         self.decoding = False
-        self.put_off = 0  # last step that had no budget left for it
         self.end = 0  # step that writes its last token
-        self.exit = 0  # step after whose end it leaves the batch
         self.key: Any = None
         self.admitted = self.first_token = -1
         self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = 0

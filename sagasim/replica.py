@@ -134,7 +134,7 @@ class Replica(Scheduler):
         if self.decodes and not self.inbox and not self.prefilling and (self.blocked or not self.waiting.heap):
             ends = self.ends
             step, ticket, call = ends[0]
-            while call.ticket != ticket or call.exit != step:  # preempted or put off since
+            while call.ticket != ticket:  # preempted since
                 heappop(ends)
                 step, ticket, call = ends[0]
             steps = step - self.step - 1 + lag

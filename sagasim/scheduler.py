@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, log_call
 from sagasim.cost import StepCost
+from sagasim.errors import LawError
 from sagasim.kvcache import KVCache
 from sagasim.seams import ReplicaView
 from sagasim.units import BLOCK_TOKENS
@@ -131,12 +132,11 @@ class Scheduler:
         due = self.step + 1 - self.lag
         ends = self.ends
         while ends and ends[0][0] <= due:
-            step, ticket, call = heappop(ends)
-            if call.ticket != ticket or call.exit != step:
-                continue  # preempted or put off since
+            _, ticket, call = heappop(ends)
+            if call.ticket != ticket:
+                continue  # preempted since
             if call.end > due:  # a foreseen stop: its last step is already decided, its output not yet there
                 self._stop_decoding(call)
-                call.exit = call.end
                 heappush(ends, (call.end, ticket, call))
             else:
                 self._finish(call, now)
@@ -159,9 +159,9 @@ class Scheduler:
             prefills = call in self.prefilling
             if not prefills and not call.decoding:
                 continue
-            if not budget:
+            if not budget:  # no decode is behind: whoever came after this call found tokens left by those before
                 if call.decoding:
-                    self._put_off(call)
+                    raise LawError("a decoding call is left without a token of the budget")
                 continue
             context = call.offset + self.step
             want = min(call.known - call.computed, self.threshold, budget) if prefills else 1
@@ -256,7 +256,6 @@ class Scheduler:
             self._count(call, 1)
             if self.foreseen:
                 end -= self.lag - 1
-        call.exit = end
         heappush(self.ends, (end, call.ticket, call))
 
     def _count(self, call: InFlight, sign: int) -> None:
@@ -277,18 +276,6 @@ class Scheduler:
         call.decoding = False
         self._count(call, -1)
 
-    def _put_off(self, call: InFlight) -> None:
-        """No budget is left for this decoding call: it does in the next step what it would have done in this one."""
-        self._stop_decoding(call)
-        call.offset -= 1
-        call.put_off = self.step
-        if self.step <= call.end:
-            call.end += 1
-            call.exit += 1
-            heappush(self.ends, (call.exit, call.ticket, call))
-        call.decoding = True
-        self._count(call, 1)
-
     def _preempt(self, call: InFlight, now: int) -> None:
         """Free the blocks of the last admitted call and put it before all waiting ones; a token in flight is kept."""
         del self.running[call]
@@ -301,10 +288,9 @@ class Scheduler:
         if call in self.prefilling:
             self.prefilling.discard(call)
         else:
-            pause = call.put_off == last and self.lag == 2  # then nothing of it is in flight
             if self.caching:
-                done = call.offset + self.step - self.lag + pause
-                self.cache.register(call, call.plan.branch.path, done // BLOCK_TOKENS)
+                tokens = call.offset + self.step - self.lag  # those whose successor is known
+                self.cache.register(call, call.plan.branch.path, tokens // BLOCK_TOKENS)
             call.allocated = -(-(call.offset + last) // BLOCK_TOKENS)
             self._let_go(call, now)
             call.known = call.offset + last + 1

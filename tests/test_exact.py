@@ -6,14 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sagasim.config import Config
-from sagasim.core import Call, Task, check_task
+from sagasim.core import Task, check_task
 from sagasim.laws import check_tasks
-from sagasim.scheduler import Scheduler
 from sagasim.simulate import Result, simulate
 from tests import strategies
 
@@ -52,28 +49,3 @@ def test_fast_equals_reference(tasks: list[Task], config: Config, calibration: d
 @settings(max_examples=150)
 def test_fast_equals_reference_when_crowded(tasks: list[Task], config: Config, calibration: dict[str, Any]) -> None:
     assert_equal(*both(config, tasks, calibration))
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 3), st.integers(15, 60)), min_size=6, max_size=7),
-    st.integers(40, 120),
-    st.booleans(),
-    st.sampled_from(["eos", "length"]),
-    strategies.calibrations(),
-)
-@settings(max_examples=60)
-def test_fast_equals_reference_when_decodes_are_put_off(
-    short: list[tuple[int, int]], long: int, asynchronous: bool, stop: str, calibration: dict[str, Any]
-) -> None:
-    """A long prompt in small chunks, admitted first, leaves too few tokens for all calls that decode behind it."""
-    sizes = [(long, 5), *short]
-    tasks = [Task(f"t{i}", (Call("x", new, output),), arrival_ps=0) for i, (new, output) in enumerate(sizes)]
-    tight = {"max_num_batched_tokens": 8, "long_prefill_token_threshold": 4, "max_num_seqs": 8}
-    config = strategies.config(async_scheduling=asynchronous, stop=stop, **tight)
-    put_off = []
-    with pytest.MonkeyPatch.context() as patch:
-        original = Scheduler._put_off
-        patch.setattr(Scheduler, "_put_off", lambda self, call: (put_off.append(call), original(self, call))[1])
-        fast, slow = both(config, tasks, calibration)
-    assert_equal(fast, slow)
-    assert put_off
