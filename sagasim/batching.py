@@ -15,9 +15,14 @@ from sagasim.kvcache import BlockTable
 from sagasim.plan import PlannedCall
 from sagasim.seams import IdleContext, ReplicaView, Request
 
-__all__ = ["EngineSettings", "InFlight", "Logs", "WaitingQueue", "log_call"]
+__all__ = ["EngineSettings", "InFlight", "Logs", "WaitingQueue", "boundary_priority", "log_call"]
 
 _AGENT_PRIORITY = EventPriority(1)  # after the boundaries of the same time
+
+
+def boundary_priority(replica: int) -> EventPriority:
+    """Boundaries come before everything else of the same time, in the order of the replicas."""
+    return EventPriority(replica - (1 << 20))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from simpy import Environment, Event
-from simpy.events import EventPriority
 
-from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, log_call
+from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, boundary_priority, log_call
 from sagasim.core import Task
 from sagasim.cost import StepCost
 from sagasim.errors import LawError
@@ -274,7 +273,7 @@ class ReferenceReplica:
             boundary._ok = True
             boundary._value = None
             boundary.callbacks = [self._boundary]
-            self.env.schedule(boundary, EventPriority(0), self.in_flight[0].end - now)
+            self.env.schedule(boundary, boundary_priority(self.view.replica), self.in_flight[0].end - now)
         elif self.inbox:
             self.arrived(now)
         elif self.waiting.heap or self.running:

@@ -14,9 +14,8 @@ from heapq import heappop
 from typing import Any
 
 from simpy import Environment, Event
-from simpy.events import EventPriority
 
-from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue
+from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, boundary_priority
 from sagasim.cost import StepCost, first_beyond
 from sagasim.errors import LawError
 from sagasim.kvcache import KVCache
@@ -26,13 +25,11 @@ from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["Replica"]
 
-_BOUNDARY_PRIORITY = EventPriority(0)  # boundaries come before everything else at the same time
-
 
 class Replica(Scheduler):
     """A tensor-parallel group with its engine. submit() calls, then arrived(); finished calls succeed their event."""
 
-    __slots__ = ("alarm", "alarm_at", "env", "executed", "jump", "rings", "series", "spare")
+    __slots__ = ("alarm", "alarm_at", "env", "executed", "jump", "priority", "rings", "series", "spare")
 
     def __init__(
         self,
@@ -47,6 +44,7 @@ class Replica(Scheduler):
     ) -> None:
         super().__init__(view, settings, cost, cache, waiting, logs, on_finish)
         self.env = env
+        self.priority = boundary_priority(view.replica)
         self.alarm: Event | None = None  # the one that counts; those set before it ring in vain
         self.alarm_at = 0
         self.spare: Event | None = None  # an alarm that has rung, to be set again
@@ -174,7 +172,7 @@ class Replica(Scheduler):
             self.spare = None
         alarm.callbacks = self.rings
         self.alarm = alarm
-        self.env.schedule(alarm, _BOUNDARY_PRIORITY, at - now)
+        self.env.schedule(alarm, self.priority, at - now)
 
     def _ring(self, alarm: Event) -> None:
         self.spare = alarm

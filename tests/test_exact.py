@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 
 from sagasim.config import Config
-from sagasim.core import Task, check_task
+from sagasim.core import Call, Task, check_task
+from sagasim.cost import constant_calibration
 from sagasim.laws import check_tasks
 from sagasim.simulate import Result, simulate
 from tests import strategies
@@ -49,3 +50,21 @@ def test_fast_equals_reference(tasks: list[Task], config: Config, calibration: d
 @settings(max_examples=150)
 def test_fast_equals_reference_when_crowded(tasks: list[Task], config: Config, calibration: dict[str, Any]) -> None:
     assert_equal(*both(config, tasks, calibration))
+
+
+def test_replicas_that_decide_at_the_same_moment_do_so_in_their_order() -> None:
+    """Two calls with one prefix start on two replicas at once: what the first has cached is known to the second."""
+    calls = (
+        Call("c0", 17, 1),
+        Call("c1", 1, 1),
+        Call("c2", 1, 1),
+        Call("c3", 0, 1, "tools", 40),
+        Call("c4", 0, 1, "tools", 40, delay_ps=500),
+    )
+    calibration = constant_calibration(1)
+    calibration["host"]["base_ps"] = 300
+    config = strategies.config(gpus=2, max_num_batched_tokens=8, max_num_seqs=2, route="round-robin")
+    tasks = [Task("t", calls, arrival_ps=0, prefixes=strategies.PREFIXES)]
+    fast, slow = both(config, tasks, calibration)
+    assert_equal(fast, slow)
+    assert fast.calls["regenerated_elsewhere_tokens"].tolist() == [0, 0, 0, 0, 16]
