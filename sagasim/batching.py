@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from simpy import Environment, Event
+from simpy import Event
 from simpy.events import EventPriority
 
+from sagasim.clock import Clock
 from sagasim.eventlog import Table
 from sagasim.kvcache import BlockTable
 from sagasim.plan import PlannedCall
@@ -56,29 +57,29 @@ class InFlight(Event, BlockTable):
         "request", "reused", "submitted", "ticket",
     )  # fmt: skip
 
-    def __init__(self, env: Environment, plan: PlannedCall, request: Request, submitted: int) -> None:
+    env: Clock
+    key: Any  # place in the queue, while it waits
+
+    def __init__(self, env: Clock, plan: PlannedCall, request: Request, submitted: int) -> None:
         self.env = env
         self.callbacks = []
         self.plan = plan
         self.request = request
         self.submitted = submitted
         self.runs = []  # its block table
-        self.registered = self.allocated = 0
-        self.known = plan.prompt_tokens  # tokens to prefill when it is next admitted
-        self.computed = 0  # of them, already scheduled
-        self.ticket = 0  # counts admissions on the replica: who was admitted later
-        self.offset = 0  # while decoding: context length minus step number
+        self.known = plan.prompt_tokens  # tokens to prefill when it is next admitted, of which
+        self.computed = 0  # are already scheduled
+        self.offset = self.end = 0  # while decoding: context length minus step number; step that writes its last token
         self.decoding = False
-        self.end = 0  # step that writes its last token
-        self.key: Any = None
         self.admitted = self.first_token = -1
-        self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = 0
-        self.preemptions = self.reused = 0
+        self.registered = self.allocated = self.ticket = 0  # ticket counts admissions: who was admitted later
+        self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = self.preemptions = self.reused = 0
 
     def succeed(self, value: Any = None) -> InFlight:
         self._ok = True
         self._value = value
-        self.env.schedule(self, _AGENT_PRIORITY, self.plan.tool_ps)
+        env = self.env
+        heapq.heappush(env.queue, (env.now + self.plan.tool_ps, _AGENT_PRIORITY, env.tick(), self))
         return self
 
     def idle_context(self, number: int, now: int) -> IdleContext:

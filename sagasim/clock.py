@@ -12,11 +12,20 @@ __all__ = ["Clock"]
 
 
 class Clock(Environment):
-    """Counts whole picoseconds. Everything else of SimPy works as it is documented."""
+    """Counts whole picoseconds. Everything else of SimPy works as it is documented.
+
+    queue, tick: heappush(queue, (time, priority, tick(), event)) sets an event for a time, as schedule() does for a
+    delay.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = self._queue
+        self.tick = self._eid.__next__
 
     def run_to(self, end: Event) -> None:
         """Process events until `end` has been; as run(until=end). Raises LawError if nothing is left before that."""
-        queue = self._queue
+        queue = self.queue
         while end.callbacks is not None:
             if not queue:
                 raise LawError("nothing is left to happen although tasks have not ended")

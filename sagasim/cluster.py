@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from simpy import Environment, Event
+from simpy import Event
 from simpy.events import EventPriority
 
 from sagasim.batching import InFlight
+from sagasim.clock import Clock
 from sagasim.errors import PolicyError
 from sagasim.plan import PlannedCall
 from sagasim.rng import Stream
@@ -35,7 +36,7 @@ class Cluster:
     __slots__ = ("_outbox", "_rng", "_route", "_sees_cache", "env", "replicas", "views")
 
     def __init__(
-        self, env: Environment, replicas: Sequence[Engine], route: Callable[..., Any], rng: Stream, *, sees_cache: bool
+        self, env: Clock, replicas: Sequence[Engine], route: Callable[..., Any], rng: Stream, *, sees_cache: bool
     ) -> None:
         self.env = env
         self.replicas = replicas

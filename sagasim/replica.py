@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from heapq import heappop
+from heapq import heappop, heappush
 from typing import Any
 
-from simpy import Environment, Event
+from simpy import Event
 
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, boundary_priority
+from sagasim.clock import Clock
 from sagasim.cost import StepCost, first_beyond
 from sagasim.errors import LawError
 from sagasim.kvcache import KVCache
@@ -29,11 +30,23 @@ __all__ = ["Replica"]
 class Replica(Scheduler):
     """A tensor-parallel group with its engine. submit() calls, then arrived(); finished calls succeed their event."""
 
-    __slots__ = ("alarm", "alarm_at", "env", "executed", "jump", "priority", "rings", "series", "spare")
+    __slots__ = (
+        "alarm",
+        "alarm_at",
+        "env",
+        "executed",
+        "jump",
+        "priority",
+        "queue",
+        "rings",
+        "series",
+        "spare",
+        "tick",
+    )
 
     def __init__(
         self,
-        env: Environment,
+        env: Clock,
         view: ReplicaView,
         settings: EngineSettings,
         cost: StepCost,
@@ -44,6 +57,7 @@ class Replica(Scheduler):
     ) -> None:
         super().__init__(view, settings, cost, cache, waiting, logs, on_finish)
         self.env = env
+        self.queue, self.tick = env.queue, env.tick
         self.priority = boundary_priority(view.replica)
         self.alarm: Event | None = None  # the one that counts; those set before it ring in vain
         self.alarm_at = 0
@@ -70,7 +84,7 @@ class Replica(Scheduler):
         elif not (self.blocked and self.waiting.in_order):
             steps, at = self._next_boundary(now)
             if at < self.alarm_at:
-                self._set_alarm(steps, at, now)
+                self._set_alarm(steps, at)
 
     def settle(self, now: int) -> None:
         """Make the steps decided up to now history, for a view; what follows and when is not touched."""
@@ -125,7 +139,7 @@ class Replica(Scheduler):
         start = self.step % BLOCK_TOKENS
         return steps // BLOCK_TOKENS * self.decodes + sum(self.residues[start : start + steps % BLOCK_TOKENS])
 
-    def _plan_jump(self, now: int) -> None:
+    def _plan_jump(self) -> None:
         """How far nothing can change, and the alarm at the boundary behind it."""
         lag = self.lag
         steps = 0
@@ -141,9 +155,9 @@ class Replica(Scheduler):
             if self.decodes * (steps // BLOCK_TOKENS + 1) > room:
                 steps = bisect_right(range(1, steps + 1), room, key=self._growth)
         if steps >= lag:
-            self._set_alarm(steps, self.step_end + self._elapsed(steps - lag + 1), now)
+            self._set_alarm(steps, self.step_end + self._elapsed(steps - lag + 1))
         else:
-            self._set_alarm(steps, self.step_end if steps else self.boundary, now)
+            self._set_alarm(steps, self.step_end if steps else self.boundary)
 
     def _take_jump(self, boundary: int) -> None:
         """Make the steps that were jumped over history: they were decided, the next decision is at `boundary`."""
@@ -160,7 +174,7 @@ class Replica(Scheduler):
         self.steps += steps
         self.boundary = boundary
 
-    def _set_alarm(self, steps: int, at: int, now: int) -> None:
+    def _set_alarm(self, steps: int, at: int) -> None:
         self.jump = steps
         self.alarm_at = at
         alarm = self.spare
@@ -172,7 +186,7 @@ class Replica(Scheduler):
             self.spare = None
         alarm.callbacks = self.rings
         self.alarm = alarm
-        self.env.schedule(alarm, self.priority, at - now)
+        heappush(self.queue, (at, self.priority, self.tick(), alarm))
 
     def _ring(self, alarm: Event) -> None:
         self.spare = alarm
@@ -228,7 +242,7 @@ class Replica(Scheduler):
         if not self.idle:
             if not fresh:
                 self._look_ahead()
-            self._plan_jump(now)
+            self._plan_jump()
         elif self.inbox:
             self.arrived(now)
         elif waiting.heap or self.running:

@@ -20,8 +20,8 @@ fill importers trace workloads arrivals
 calibrate_tables calibrate_terms calibrate cost
 kvcache
 policies
-batching scheduler replica reference
-clock agent cluster
+clock batching scheduler replica reference
+agent cluster
 config laws
 simulate
 metrics contract
