@@ -195,8 +195,11 @@ def _assign_branches(nodes: list[_Node]) -> None:
         if id(node) not in forks:
             continue
         children = forks[id(node)]
-        if len(children) == 1 and children[0].start == node.end:
-            children[0].branch = node.branch  # the usual case: one call appends to another
+        if len(children) == 1:  # the usual case: one call goes on from another, from its end or from within
+            child, here = children[0], node.branch
+            child.branch = here
+            if child.start < node.end:
+                node.branch = Branch(here, child.start)
             continue
         children.sort(key=lambda child: child.start)
         left = node.weight
