@@ -197,23 +197,18 @@ class KVCache:
         call.registered = upto
         replica = self._replica
         runs = call.runs
-        if runs:  # the usual case: what the call holds grows, in the branch that is its own
-            grown = runs[-1]
-            branch = path[-1][0]
-            if grown.branch is branch and grown.hi == at and grown.ref == 1 and len(self._index[branch]) == 1:
-                grown.hi = upto
-                if branch.ever.get(replica, 0) < upto:
-                    branch.ever[replica] = upto
-                    if branch.ever_any < upto:
-                        branch.ever_any = upto
-                return
-        for branch, end in path:
-            if end <= at:
-                continue
+        first = len(path) - 1
+        while first and path[first - 1][1] > at:
+            first -= 1  # the branch in which block `at` lies, mostly the last
+        for branch, end in path[first:]:
             stop = end if end < upto else upto
             last = runs[-1] if runs else None
-            own = last is not None and last.branch is branch and last.hi == at and last.ref == 1
-            self._register_in(call, branch, at, stop, last if own else None)
+            if last is None or last.branch is not branch or last.hi != at or last.ref != 1:
+                self._register_in(call, branch, at, stop, None)
+            elif len(self._index[branch]) == 1:
+                last.hi = stop  # the usual case: what the call holds grows
+            else:
+                self._register_in(call, branch, at, stop, last)
             if branch.ever.get(replica, 0) < stop:
                 branch.ever[replica] = stop
                 if branch.ever_any < stop:

@@ -139,8 +139,8 @@ class Replica(Scheduler):
         start = self.step % BLOCK_TOKENS
         return steps // BLOCK_TOKENS * self.decodes + sum(self.residues[start : start + steps % BLOCK_TOKENS])
 
-    def _plan_jump(self) -> None:
-        """How far nothing can change, and the alarm at the boundary behind it."""
+    def _plan_jump(self, fresh: bool) -> None:
+        """How far nothing can change, and the alarm at the boundary behind it. fresh: the series is that from here."""
         lag = self.lag
         steps = 0
         if self.decodes and not self.inbox and not self.prefilling and (self.blocked or not self.waiting.heap):
@@ -154,6 +154,8 @@ class Replica(Scheduler):
             room = cache.blank if cache.scored else cache.free
             if self.decodes * (steps // BLOCK_TOKENS + 1) > room:
                 steps = bisect_right(range(1, steps + 1), room, key=self._growth)
+        if steps and not fresh:
+            self._look_ahead()
         if steps >= lag:
             self._set_alarm(steps, self.step_end + self._elapsed(steps - lag + 1))
         else:
@@ -198,7 +200,7 @@ class Replica(Scheduler):
 
     # ---- boundaries
 
-    def _decide_all(self, now: int, before: int) -> None:  # noqa: C901 - one call less at every boundary
+    def _decide_all(self, now: int, before: int) -> None:
         """All that is due at a boundary; calls sent before `before` take part."""
         self.executed += 1
         changes, cache, ends, waiting, lag = self.changes, self.cache, self.ends, self.waiting, self.lag
@@ -240,9 +242,7 @@ class Replica(Scheduler):
             log = self.logs.occupancy
             log.append(log.pack(now, view.replica, held, cache.cached, view.waiting, view.running))
         if not self.idle:
-            if not fresh:
-                self._look_ahead()
-            self._plan_jump()
+            self._plan_jump(fresh)
         elif self.inbox:
             self.arrived(now)
         elif waiting.heap or self.running:
