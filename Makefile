@@ -17,8 +17,10 @@ test: .venv/test
 test-slow: .venv/test
 	$(BIN)/pytest -n auto -m "slow"
 
+# Measures the compiled engine where there is a C compiler, else the sources.
 bench: .venv/test
-	$(BIN)/pytest -m bench -s
+	-$(BIN)/sagasim compile
+	$(BIN)/python tests/bench_engine.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sagasim.simulate import Result, simulate
     from sagasim.trace import open_trace
 
+from sagasim.compiled import activate
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -71,3 +73,4 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+activate()

@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from sagasim.compiled import cache_folder
 from sagasim.config import PRESETS, Config
 from sagasim.core import Task
 from sagasim.errors import ConfigError
@@ -27,7 +28,7 @@ from sagasim.metrics import steady_tasks_per_min
 from sagasim.simulate import engine_settings, simulate
 from sagasim.units import BLOCK_TOKENS
 
-__all__ = ["CAPACITY_TASKS", "backlog_config", "cache_folder", "capacity_config", "capacity_per_min"]
+__all__ = ["CAPACITY_TASKS", "backlog_config", "capacity_config", "capacity_per_min"]
 
 CAPACITY_TASKS = 512
 MEMORY_SHARE = 0.7
@@ -71,12 +72,6 @@ def backlog_config(fixed: Config, complete: Config, sample: Sequence[Task]) -> C
     room = MEMORY_SHARE * engine_settings(complete).num_blocks * BLOCK_TOKENS * replicas
     agents = max(replicas, int(room * len(lengths) / sum(lengths)))
     return replace(fixed, concurrency=agents, tasks=max(CAPACITY_TASKS, ROUNDS * agents))
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for sagasim; nothing is made here."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "sagasim"
 
 
 def _key(config: Config, source: str) -> str:

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of stdout has left, as in `sagasim policies | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    gc.freeze()  # the process ends: nothing is worth collecting any more
     sys.exit(code)
 
 
@@ -215,11 +216,14 @@ def _versions() -> dict[str, str]:
     import numpy as np
     import pyarrow as pa
 
+    from sagasim.compiled import active
+
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
         "sagasim": __version__,
+        "engine": "compiled" if active() else "source",
     }
 
 
@@ -306,6 +310,14 @@ def _models(args: argparse.Namespace) -> None:
     print(aligned(rows, left=2))
 
 
+def _compile(args: argparse.Namespace) -> None:
+    del args
+    from sagasim.compiled import compile_engine
+
+    print("compiling the engine, about half a minute", file=sys.stderr)
+    print(f"compiled, in {compile_engine()}; used from now on")
+
+
 _COMMANDS: dict[str, Command] = {
     "run": _run,
     "compare": _compare,
@@ -316,4 +328,5 @@ _COMMANDS: dict[str, Command] = {
     "trace convert": _trace_convert,
     "gpus": _gpus,
     "models": _models,
+    "compile": _compile,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop
+from typing import Any
 
 from simpy import Environment, Event
 
@@ -26,11 +27,13 @@ class Clock(Environment):
     def run_to(self, end: Event) -> None:
         """Process events until `end` has been; as run(until=end). Raises LawError if nothing is left before that."""
         queue = self.queue
-        while end.callbacks is not None:
+        awaited: Any = end  # SimPy's hints do not say that callbacks becomes None
+        event: Any
+        while awaited.callbacks is not None:
             if not queue:
                 raise LawError("nothing is left to happen although tasks have not ended")
             self._now, _, _, event = heappop(queue)
-            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+            callbacks, event.callbacks = event.callbacks, None
             for callback in callbacks:
                 callback(event)
             if not event._ok and not event.defused:

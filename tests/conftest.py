@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+os.environ["SAGASIM_PURE"] = "1"  # tests plant errors in the sources; test_compiled.py runs what is compiled
 
 from sagasim.config import Config
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns

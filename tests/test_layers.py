@@ -12,6 +12,7 @@ import sagasim
 # From the ground up: a module may import what stands on its own line or above it.
 LAYERS = """
 units errors
+compiled
 core rng eventlog
 plan
 seams
