@@ -24,13 +24,15 @@ class Stream:
     """Random numbers for one purpose: Stream(seed, "tools") never depends on what other streams have drawn."""
 
     def __init__(self, seed: int, *names: str | int) -> None:
-        keys = [zlib.crc32(str(name).encode()) for name in names]
-        self._generator = np.random.Generator(np.random.PCG64([seed, *keys]))
+        self._keys = [seed, *(zlib.crc32(str(name).encode()) for name in names)]
+        self._generator: np.random.Generator | None = None  # made when first drawn from: many streams never are
         self._block: list[float] = []
 
     def uniform(self) -> float:
         """A double in [0, 1)."""
         if not self._block:
+            if self._generator is None:
+                self._generator = np.random.Generator(np.random.PCG64(self._keys))
             self._block = self._generator.random(64).tolist()[::-1]
         return self._block.pop()
 
