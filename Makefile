@@ -42,8 +42,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
+# With the test tools comes mypyc: the engine is compiled once, where there is a C compiler.
 .venv/test: pyproject.toml | .venv/base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	-$(BIN)/sagasim compile
 	@touch $@
 
 .venv/calibrate: pyproject.toml | .venv/base

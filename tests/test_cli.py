@@ -63,7 +63,7 @@ def test_run_writes_a_whole_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert "filled tool_s" in out
     timing = read_json("deep/er/results/timing.json")
     assert {"start_up_s", "reading_s", "simulating_s", "writing_s", "calls_per_s", "steps", "events"} <= set(timing)
-    assert set(timing["versions"]) == {"python", "numpy", "pyarrow", "sagasim"}
+    assert set(timing["versions"]) == {"python", "numpy", "pyarrow", "sagasim", "engine"}
 
 
 def test_config_toml_reproduces_the_run(capsys: pytest.CaptureFixture[str]) -> None:
