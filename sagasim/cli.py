@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies matrices: NumPy need not start threads
 _STARTED_S, _STARTED_CPU_S = time.perf_counter(), time.process_time()  # process_time began with the process
 
 
