@@ -112,10 +112,6 @@ class WaitingQueue:
     def pop(self) -> InFlight:
         return heapq.heappop(self.heap)[1]
 
-    def remove(self, call: InFlight) -> None:
-        self.heap.remove((call.key, call))
-        heapq.heapify(self.heap)
-
 
 @dataclass(slots=True)
 class Logs:

@@ -27,7 +27,7 @@ import numpy as np
 
 from sagasim.errors import CalibrationError
 
-__all__ = ["StepCost", "check_calibration", "constant_calibration", "first_beyond", "load_calibration", "series_sum"]
+__all__ = ["StepCost", "checked_calibration", "constant_calibration", "first_beyond", "load_calibration", "series_sum"]
 
 Chunk = tuple[int, int]  # new tokens, cached tokens before them
 _Row = tuple[int, int, list[int], list[int], list[int]]
@@ -291,12 +291,14 @@ def load_calibration(path: Path) -> dict[str, Any]:
         raise CalibrationError("not a JSON document", where=str(path), expected="a calibration file") from None
     if not isinstance(loaded, dict) or loaded.get("sagasim_calibration") != 1:
         raise CalibrationError("not a calibration", where=str(path), expected='"sagasim_calibration": 1')
-    check_calibration(loaded, str(path))
-    return loaded
+    return checked_calibration(loaded, str(path))
 
 
-def check_calibration(calibration: dict[str, Any], where: str) -> None:
-    """Raise CalibrationError unless every entry that StepCost reads is there and is non-negative and non-decreasing."""
+def checked_calibration(calibration: dict[str, Any], where: str) -> dict[str, Any]:
+    """The calibration, once it is sure that all entries StepCost reads are there, not negative and non-decreasing.
+
+    Raises CalibrationError otherwise.
+    """
     host = _entry(calibration, "host", dict, where)
     prefill = _entry(calibration, "prefill_attention", dict, where)
     attention = _entry(calibration, "decode_attention", dict, where)
@@ -326,6 +328,7 @@ def check_calibration(calibration: dict[str, Any], where: str) -> None:
         )
     for row in rows:
         _series(row, f"{where}, decode_attention.ps", len(contexts))
+    return calibration
 
 
 def _entry(table: dict[str, Any], key: str, kind: type, where: str) -> Any:

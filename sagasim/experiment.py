@@ -6,18 +6,16 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from sagasim.arrivals import assign
 from sagasim.capacity import backlog_config, capacity_config, capacity_per_min
 from sagasim.config import PRESETS, Config, resolve
 from sagasim.core import Task
-from sagasim.cost import load_calibration
 from sagasim.errors import TraceError
-from sagasim.hardware import data_dir, load_model
+from sagasim.hardware import load_model
 from sagasim.metrics import rounded, summary
-from sagasim.simulate import Result, simulate
+from sagasim.simulate import Result, calibration_of, simulate
 from sagasim.trace import LengthReport, Trace, open_trace, over_length, take, trace_names
 from sagasim.workloads import generate
 
@@ -174,8 +172,7 @@ def execute(work: Work, progress: Progress | None = None) -> Run:
 
 def _step_times(config: Config) -> str:
     """Which parts of the time of a step are published, derived or measured: `published: linear, ...; derived: host`."""
-    embedded = data_dir() / "calibration" / f"{config.gpu}-{config.model}-tp{config.tp}-bf16.json"
-    calibration = load_calibration(embedded if config.calibration is None else Path(config.calibration))
+    calibration = calibration_of(config)
     named = {name: part for name, part in calibration.items() if isinstance(part, dict) and name != "provenance"}
     terms = {term["name"]: term for key in ("token_terms", "sequence_terms") for term in calibration[key]}
     by_status: dict[str, list[str]] = {}

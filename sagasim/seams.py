@@ -16,7 +16,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -77,6 +77,7 @@ class Policy:
     factory: Callable[..., Any]
     sees_cache: bool = False  # route: wants free_blocks and hit_tokens
     queue_order: bool = False  # evict: the block queue of vLLM itself; the engine needs no rank
+    in_order: bool = False  # order: whoever comes later waits behind, always
     values: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -99,13 +100,15 @@ class Policy:
 _REGISTRY: dict[tuple[str, str], Policy] = {}
 
 
-def policy(kind: str, name: str, *, sees_cache: bool = False, queue_order: bool = False) -> Callable[[F], F]:
+def policy(
+    kind: str, name: str, *, sees_cache: bool = False, queue_order: bool = False, in_order: bool = False
+) -> Callable[[F], F]:
     """Register a function or class as the policy `name` of a kind (route, order or evict)."""
     if kind not in KINDS:
         raise PolicyError(f"unknown kind {kind!r}", where=f"policy {name!r}", expected=nearest(kind, KINDS))
 
     def register(factory: F) -> F:
-        _REGISTRY[kind, name] = Policy(kind, name, factory, sees_cache, queue_order)
+        _REGISTRY[kind, name] = Policy(kind, name, factory, sees_cache, queue_order, in_order)
         return factory
 
     return register
@@ -135,7 +138,7 @@ def find(kind: str, spec: str) -> Policy:
     if found is None:
         valid = [n for k, n in _REGISTRY if k == kind]
         raise PolicyError(f"unknown {kind} policy {name!r}", where=spec, expected=nearest(name, valid))
-    return Policy(kind, name, found.factory, found.sees_cache, found.queue_order, _values(found, arguments, spec))
+    return replace(found, values=_values(found, arguments, spec))
 
 
 def _values(found: Policy, arguments: str, spec: str) -> dict[str, Any]:

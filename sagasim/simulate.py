@@ -15,7 +15,7 @@ from sagasim.clock import Clock
 from sagasim.cluster import Cluster, Engine
 from sagasim.config import Config
 from sagasim.core import Task
-from sagasim.cost import StepCost, check_calibration, load_calibration
+from sagasim.cost import StepCost, checked_calibration, load_calibration
 from sagasim.errors import CalibrationError, ConfigError, TraceError
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns, Table, digest
 from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
@@ -28,7 +28,7 @@ from sagasim.rng import Stream
 from sagasim.seams import ReplicaView
 from sagasim.units import BLOCK_TOKENS
 
-__all__ = ["Result", "engine_settings", "kv_blocks", "simulate"]
+__all__ = ["Result", "calibration_of", "engine_settings", "kv_blocks", "simulate"]
 
 _PROGRESS_CALLS = 2000
 
@@ -84,7 +84,7 @@ def simulate(
     settings = engine_settings(config)
     route, order, evict = (seams.find(kind, getattr(config, kind)) for kind in seams.KINDS)
     cost = StepCost(
-        _calibration(config, calibration),
+        calibration_of(config) if calibration is None else checked_calibration(calibration, "calibration"),
         max_tokens=settings.max_num_batched_tokens,
         max_seqs=settings.max_num_seqs,
         asynchronous=settings.lag == 2,
@@ -102,15 +102,16 @@ def simulate(
 
     rank = None if evict.queue_order else evict.build()
     node_size = load_gpu(config.gpu).node_size
+    blocks, batch = settings.num_blocks, settings.evict_batch_blocks
     replicas: list[Replica | ReferenceReplica] = []
     for number in range(config.gpus // config.tp):
-        view = ReplicaView(number, number * config.tp // node_size, settings.num_blocks)
-        waiting = WaitingQueue(order.build(), in_order=order.name == "fcfs")
+        view = ReplicaView(number, number * config.tp // node_size, blocks)
+        waiting = WaitingQueue(order.build(), in_order=order.in_order)
         if config.reference:
-            slow = ReferenceCache(settings.num_blocks, rank=rank, batch=settings.evict_batch_blocks)
+            slow = ReferenceCache(blocks, rank=rank, batch=batch)
             replicas.append(ReferenceReplica(env, view, settings, cost, slow, waiting, logs, on_finish, names))
         else:
-            fast = KVCache(settings.num_blocks, number, rank=rank, batch=settings.evict_batch_blocks)
+            fast = KVCache(blocks, number, rank=rank, batch=batch)
             replicas.append(Replica(env, view, settings, cost, fast, waiting, logs, on_finish))
     router = route.build()
     engines: list[Engine] = list(replicas)
@@ -178,10 +179,8 @@ def engine_settings(config: Config) -> EngineSettings:
     )
 
 
-def _calibration(config: Config, given: dict[str, Any] | None) -> dict[str, Any]:
-    if given is not None:
-        check_calibration(given, "calibration")
-        return given
+def calibration_of(config: Config) -> dict[str, Any]:
+    """The calibration that a configuration names, or the embedded one of its GPU, model and tp."""
     if config.calibration is not None:
         return load_calibration(Path(config.calibration))
     folder = data_dir() / "calibration"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sagasim.cost import (
     StepCost,
-    check_calibration,
+    checked_calibration,
     constant_calibration,
     first_beyond,
     load_calibration,
@@ -95,4 +95,4 @@ def test_embedded_costs_grow_with_work(path: Path, batch: tuple[int, int, int], 
 )
 def test_a_wrong_calibration_is_told(change: dict[str, Any], message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
-        check_calibration(constant_calibration(1) | change, "file")
+        checked_calibration(constant_calibration(1) | change, "file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sagasim.seams import Request, policy
 
 
-@policy("order", "fcfs")
+@policy("order", "fcfs", in_order=True)
 def fcfs(request: Request, now_ps: int) -> int:
     """First come, first served (vLLM's default)."""
     return 0  # equal keys are served by time of sending
