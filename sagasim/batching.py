@@ -52,13 +52,12 @@ class InFlight(Event, BlockTable):
     """
 
     __slots__ = (
-        "admitted", "computed", "decoding", "end", "first_token", "hit_tokens", "key",
+        "admitted", "computed", "decoding", "end", "first_token", "hit_tokens",
         "known", "offset", "plan", "preemptions", "regenerated_elsewhere", "regenerated_here",
         "request", "reused", "submitted", "ticket",
     )  # fmt: skip
 
     env: Clock
-    key: Any  # place in the queue, while it waits
 
     def __init__(self, env: Clock, plan: PlannedCall, request: Request, submitted: int) -> None:
         self.env = env
@@ -98,13 +97,12 @@ class WaitingQueue:
 
     def push(self, call: InFlight, now: int) -> None:
         plan = call.plan
-        call.key = (1, self._key(call.request, now), call.submitted, plan.task.number, plan.index)
-        heapq.heappush(self.heap, (call.key, call))
+        key = (1, self._key(call.request, now), call.submitted, plan.task.number, plan.index)
+        heapq.heappush(self.heap, (key, call))
 
     def push_front(self, call: InFlight) -> None:
         self._preempted += 1
-        call.key = (0, -self._preempted)
-        heapq.heappush(self.heap, (call.key, call))
+        heapq.heappush(self.heap, ((0, -self._preempted), call))
 
     def head(self) -> InFlight:
         return self.heap[0][1]

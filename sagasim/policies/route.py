@@ -73,9 +73,7 @@ class PrefixAffinity:
         self._threshold = threshold
         self._balance_abs = balance_abs
         self._balance_rel = balance_rel
-        self._seen: dict[
-            Context | None, tuple[int, int]
-        ] = {}  # tokens of it that were seen, replica that saw them first
+        self._seen: dict[Context, tuple[int, int]] = {}  # tokens of it that were seen, replica that saw them first
         self._sent: dict[str, list[Context]] = {}  # what to forget when a task ends
         self._least_loaded = LeastLoaded()
 
@@ -85,22 +83,10 @@ class PrefixAffinity:
         if most > self._balance_abs:
             least = min(map(_IN_FLIGHT, replicas))
             far_apart = most - least > self._balance_abs and most > self._balance_rel * least
-        context = request.context
-        known = self._seen.get(context.parent)
-        if known is not None:  # the usual case: what it extends has been sent
-            shared = context.shared_tokens
-            matched, owner = known
-            if shared < matched:
-                matched = shared
-        else:
-            matched, owner = self._match(context)
+        matched, owner = self._match(request.context)
         if far_apart or matched <= self._threshold * request.prompt_tokens:
             owner = self._least_loaded(request, replicas, now_ps, rng)
-        if known is not None and context.shared_tokens <= known[0]:
-            self._seen[context] = (request.prompt_tokens, owner)
-            self._sent.setdefault(request.task, []).append(context)
-        else:
-            self._insert(request, owner)
+        self._insert(request, owner)
         return owner
 
     def forget(self, task: str) -> None:
