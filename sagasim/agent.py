@@ -92,6 +92,7 @@ class Agents:
         log.append(log.pack(plan.number, plan.tenant, arrival, int(self.env.now), len(calls), prompt, output, tool))
         self._active -= 1
         self._ended(plan)
+        plan.calls, plan.chains = [], []  # calls know their task: without this the collector would have to find them
         if self._closed:
             self._start_next()
         else:

@@ -54,7 +54,7 @@ class Table:
 
     def columns(self, *sort_by: str) -> dict[str, NDArray[np.int64]]:
         """All rows as columns, sorted by the named columns (ties keep the order of arrival)."""
-        rows = np.frombuffer(bytes(self._cells), dtype=np.int64).reshape(-1, len(self.names))
+        rows = np.frombuffer(self._cells, dtype=np.int64).reshape(-1, len(self.names))
         if sort_by:
             rows = rows[np.lexsort([rows[:, self.names.index(name)] for name in reversed(sort_by)])]
         return {name: np.ascontiguousarray(rows[:, i]) for i, name in enumerate(self.names)}

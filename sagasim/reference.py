@@ -222,7 +222,7 @@ class ReferenceReplica:
     def submit(self, call: InFlight) -> None:
         self.inbox.append(call)
         self.view.waiting += 1
-        self.view.in_flight += 1
+        self.view.loads[self.view.replica] += 1
 
     def arrived(self, now: int) -> None:
         if not self.in_flight:
@@ -422,7 +422,7 @@ class ReferenceReplica:
             self._release(state, now)
         else:
             self.view.waiting -= 1
-        self.view.in_flight -= 1
+        self.view.loads[self.view.replica] -= 1
         del self.states[call]
         log_call(self.logs, call, self.view, now)
         self.on_finish(call)

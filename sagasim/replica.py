@@ -74,7 +74,7 @@ class Replica(Scheduler):
         self.inbox.append(call)
         view = self.view
         view.waiting += 1
-        view.in_flight += 1
+        view.loads[view.replica] += 1
 
     def arrived(self, now: int) -> None:
         if self.idle:

@@ -320,7 +320,7 @@ class Scheduler:
                 self._count(call, -1)
         else:
             view.waiting -= 1
-        view.in_flight -= 1
+        view.loads[view.replica] -= 1
         self.changes += 1
         log_call(self.logs, call, view, now)
         self.on_finish(call)

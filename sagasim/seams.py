@@ -53,19 +53,27 @@ class IdleContext(NamedTuple):
 
 
 class ReplicaView:
-    """State of a replica at its last step boundary; free_blocks and hit_tokens only for policies that see the cache."""
+    """State of a replica at its last step boundary; free_blocks and hit_tokens only for policies that see the cache.
 
-    __slots__ = ("free_blocks", "hit_tokens", "in_flight", "node", "num_blocks", "replica", "running", "waiting")
+    loads: calls in flight of every replica, one list that all views share; a rule that compares them all reads it once.
+    """
 
-    def __init__(self, replica: int, node: int, num_blocks: int) -> None:
+    __slots__ = ("free_blocks", "hit_tokens", "loads", "node", "num_blocks", "replica", "running", "waiting")
+
+    def __init__(self, replica: int, node: int, num_blocks: int, loads: list[int]) -> None:
         self.replica = replica
         self.node = node
         self.num_blocks = num_blocks
-        self.in_flight = 0  # calls sent here and not finished
+        self.loads = loads
         self.waiting = 0
         self.running = 0
         self.free_blocks: int | None = None  # idle cached blocks included
         self.hit_tokens: int | None = None  # of the prompt that is being routed
+
+    @property
+    def in_flight(self) -> int:
+        """Calls sent here and not finished."""
+        return self.loads[self.replica]
 
 
 @dataclass(frozen=True, slots=True)

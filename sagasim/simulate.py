@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,9 @@ def simulate(
     node_size = load_gpu(config.gpu).node_size
     blocks, batch = settings.num_blocks, settings.evict_batch_blocks
     replicas: list[Replica | ReferenceReplica] = []
-    for number in range(config.gpus // config.tp):
-        view = ReplicaView(number, number * config.tp // node_size, blocks)
+    loads = [0] * (config.gpus // config.tp)
+    for number in range(len(loads)):
+        view = ReplicaView(number, number * config.tp // node_size, blocks, loads)
         waiting = WaitingQueue(order.build(), in_order=order.in_order)
         if config.reference:
             slow = ReferenceCache(blocks, rank=rank, batch=batch)
@@ -126,12 +128,8 @@ def simulate(
     checked = _checked(tasks, config)
     closed = config.concurrency if config.arrivals == "closed" else None
     agents = Agents(env, checked, cluster.submit, task_log, concurrency=closed, ended=ended)
-    thresholds = gc.get_threshold()
-    gc.set_threshold(100_000, 20, 20)  # what lives is the log and the work ahead: looking less often is 10 % faster
-    try:
+    with _rare_collections():
         env.run_to(agents.done)
-    finally:
-        gc.set_threshold(*thresholds)
     for replica in replicas:
         if isinstance(replica, Replica):
             replica.cache.check_integrity()
@@ -148,6 +146,21 @@ def simulate(
         list(agents.tenants),
         sum(replica.executed for replica in replicas),
     )
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """The engine leaves no cycles behind: the collector looks seldom, and never at what was there before."""
+    thresholds, ours = gc.get_threshold(), not gc.get_freeze_count()
+    gc.set_threshold(1_000_000, 20, 20)
+    if ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 def engine_settings(config: Config) -> EngineSettings:

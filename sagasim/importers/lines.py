@@ -7,12 +7,13 @@ that unpacks to gigabytes costs no more memory than one line.
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
+
+import orjson
 
 from sagasim.core import MAX_DURATION_PS, MAX_TOKENS
 from sagasim.errors import TraceError
@@ -37,13 +38,6 @@ NAME_CHARACTERS = 400
 MAX_SECONDS = MAX_DURATION_PS / 10**12
 
 _GZIP_MAGIC = b"\x1f\x8b"
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -92,12 +86,12 @@ def _limited(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
 def parse(line: bytes, where: str) -> dict[str, Any]:
     """The JSON object of a line."""
     try:
-        value = _decode(line.decode())
-    except UnicodeDecodeError:
-        raise TraceError("not text", where=where, expected="one JSON object per line, in UTF-8") from None
-    except RecursionError:
-        raise TraceError("JSON nested too deeply", where=where, expected="one flat JSON object per line") from None
-    except ValueError as error:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            raise TraceError("not text", where=where, expected="one JSON object per line, in UTF-8") from None
         what = "the file ends inside a line" if not line.endswith(b"\n") else "not JSON"
         raise TraceError(f"{what} ({str(error)[:80]})", where=where, expected="one JSON object per line") from None
     if type(value) is not dict:
@@ -111,8 +105,6 @@ def _kind(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
-        return "a huge number"
     return repr(value)[:40] if isinstance(value, (int, float, str)) else _kind(value)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 
 from sagasim.plan import Context
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView, Request, policy
 
 Replicas = Sequence[ReplicaView]
-_IN_FLIGHT = attrgetter("in_flight")
 
 
 @policy("route", "round-robin")
@@ -33,7 +31,7 @@ class LeastLoaded:
         self._next = 0
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
-        loads = [view.in_flight for view in replicas]
+        loads = replicas[0].loads
         start = self._next
         least = min(loads)
         chosen = loads.index(least, start) if least in loads[start:] else loads.index(least)
@@ -78,10 +76,11 @@ class PrefixAffinity:
         self._least_loaded = LeastLoaded()
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
-        most = max(map(_IN_FLIGHT, replicas))
+        loads = replicas[0].loads
+        most = max(loads)
         far_apart = False
         if most > self._balance_abs:
-            least = min(map(_IN_FLIGHT, replicas))
+            least = min(loads)
             far_apart = most - least > self._balance_abs and most > self._balance_rel * least
         matched, owner = self._match(request.context)
         if far_apart or matched <= self._threshold * request.prompt_tokens:
