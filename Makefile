@@ -40,6 +40,7 @@ clean:
 		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.x"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m compileall -q sagasim
 	@touch $@
 
 # With the test tools comes mypyc: the engine is compiled once, where there is a C compiler.

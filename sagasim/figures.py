@@ -7,6 +7,7 @@ figure that fails is a warning: results never depend on it.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -97,16 +98,27 @@ class Painter:
         self._process.wait()
 
 
-def draw(out: Path, title: str, entries: Sequence[Entry], note: str = "") -> None:
-    """Draw the entries, one line or bar for each label (seeds of one label are averaged), as a PNG."""
+def _blank() -> Figure:
+    """An empty figure with its three axes, saved once to nowhere: what takes time and needs no data."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    figure = Figure(dpi=100)
+    grid = figure.add_gridspec(2, 2)
+    for cell in (grid[0, 0], grid[0, 1], grid[1, :]):
+        figure.add_subplot(cell)
+    FigureCanvasAgg(figure)
+    figure.savefig(io.BytesIO())
+    return figure
+
+
+def draw(out: Path, title: str, entries: Sequence[Entry], note: str = "", figure: Figure | None = None) -> None:
+    """Draw the entries, one line or bar for each label (seeds of one label are averaged), as a PNG."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry["label"], []).append(entry)
-    figure = Figure(figsize=(11, 5.2 + 0.38 * len(groups)), dpi=100)
-    FigureCanvasAgg(figure)
+    figure = figure or _blank()
+    figure.set_size_inches(11, 5.2 + 0.38 * len(groups))
     _lay_out(figure, title, groups, note)
     figure.savefig(out, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
 
@@ -127,9 +139,10 @@ def _lay_out(figure: Figure, title: str, groups: Mapping[str, Sequence[Entry]], 
     )
     figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
     figure.text(0.012, 0.925, note, ha="left", va="center", fontsize=9, color="#444444")
-    _completion(figure.add_subplot(grid[0, 0]), groups)
-    _tail(figure.add_subplot(grid[0, 1]), groups)
-    _tokens(figure.add_subplot(grid[1, :]), groups)
+    panels = ((_completion, grid[0, 0]), (_tail, grid[0, 1]), (_tokens, grid[1, :]))
+    for axes, (panel, cell) in zip(figure.axes, panels, strict=True):
+        axes.set_subplotspec(cell)
+        panel(axes, groups)
 
 
 def _mean_curve(entries: Sequence[Entry], name: str) -> list[float]:
@@ -235,14 +248,11 @@ def _finish(axes: Axes) -> None:
 
 def _child() -> None:
     """Import while the parent simulates, then draw what the one line on standard input says."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-    import matplotlib.gridspec  # noqa: F401
-
+    figure = _blank()
     line = sys.stdin.readline()
     if line:
         order = json.loads(line)
-        draw(Path(order["out"]), order["title"], order["entries"], order["note"])
+        draw(Path(order["out"]), order["title"], order["entries"], order["note"], figure)
         os._exit(0)  # the file is closed; taking matplotlib apart would keep the parent waiting
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagasim import seams
 from sagasim.agent import Agents
@@ -23,11 +23,15 @@ from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
 from sagasim.kvcache import KVCache
 from sagasim.laws import check_log
 from sagasim.plan import PlannedTask
-from sagasim.reference import BlockNames, ReferenceCache, ReferenceReplica
 from sagasim.replica import Replica
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView
 from sagasim.units import BLOCK_TOKENS
+
+if TYPE_CHECKING:
+    from sagasim.reference import ReferenceReplica
+
+    AnyReplica = Replica | ReferenceReplica
 
 __all__ = ["Result", "calibration_of", "engine_settings", "kv_blocks", "simulate"]
 
@@ -83,16 +87,8 @@ def simulate(
     """
     env = Clock()
     settings = engine_settings(config)
-    route, order, evict = (seams.find(kind, getattr(config, kind)) for kind in seams.KINDS)
-    cost = StepCost(
-        calibration_of(config) if calibration is None else checked_calibration(calibration, "calibration"),
-        max_tokens=settings.max_num_batched_tokens,
-        max_seqs=settings.max_num_seqs,
-        asynchronous=settings.lag == 2,
-    )
     logs = Logs(Table(CALLS), Table(OCCUPANCY))
     task_log = Table(TASKS)
-    names = BlockNames()
     count = 0
 
     def on_finish(_: InFlight) -> None:
@@ -101,29 +97,23 @@ def simulate(
         if progress is not None and count % _PROGRESS_CALLS == 0:
             progress(count, int(env.now))
 
-    rank = None if evict.queue_order else evict.build()
-    node_size = load_gpu(config.gpu).node_size
-    blocks, batch = settings.num_blocks, settings.evict_batch_blocks
-    replicas: list[Replica | ReferenceReplica] = []
-    loads = [0] * (config.gpus // config.tp)
-    for number in range(len(loads)):
-        view = ReplicaView(number, number * config.tp // node_size, blocks, loads)
-        waiting = WaitingQueue(order.build(), in_order=order.in_order)
-        if config.reference:
-            slow = ReferenceCache(blocks, rank=rank, batch=batch)
-            replicas.append(ReferenceReplica(env, view, settings, cost, slow, waiting, logs, on_finish, names))
-        else:
-            fast = KVCache(blocks, number, rank=rank, batch=batch)
-            replicas.append(Replica(env, view, settings, cost, fast, waiting, logs, on_finish))
+    cost = StepCost(
+        calibration_of(config) if calibration is None else checked_calibration(calibration, "calibration"),
+        max_tokens=settings.max_num_batched_tokens,
+        max_seqs=settings.max_num_seqs,
+        asynchronous=settings.lag == 2,
+    )
+    route = seams.find("route", config.route)
     router = route.build()
+    replicas, forgets = _replicas(config, env, settings, cost, logs, on_finish)
+    if hasattr(router, "forget"):
+        forgets.append(lambda plan: router.forget(plan.task.name))
     engines: list[Engine] = list(replicas)
     cluster = Cluster(env, engines, router, Stream(config.seed, "route"), sees_cache=route.sees_cache)
-    forget = getattr(router, "forget", None)
 
     def ended(plan: PlannedTask) -> None:
-        names.forget(plan)
-        if forget is not None:
-            forget(plan.task.name)
+        for forget in forgets:
+            forget(plan)
 
     checked = _checked(tasks, config)
     closed = config.concurrency if config.arrivals == "closed" else None
@@ -161,6 +151,37 @@ def _rare_collections() -> Iterator[None]:
         if ours:
             gc.unfreeze()
         gc.set_threshold(*thresholds)
+
+
+def _replicas(
+    config: Config,
+    env: Clock,
+    settings: EngineSettings,
+    cost: StepCost,
+    logs: Logs,
+    on_finish: Callable[[InFlight], None],
+) -> tuple[list[AnyReplica], list[Callable[[PlannedTask], None]]]:
+    """The replicas of a cluster, and what to tell when a task has ended."""
+    order, evict = seams.find("order", config.order), seams.find("evict", config.evict)
+    rank = None if evict.queue_order else evict.build()
+    blocks, batch = settings.num_blocks, settings.evict_batch_blocks
+    node_size = load_gpu(config.gpu).node_size
+    loads = [0] * (config.gpus // config.tp)
+    views = [ReplicaView(number, number * config.tp // node_size, blocks, loads) for number in range(len(loads))]
+    queues = [WaitingQueue(order.build(), in_order=order.in_order) for _ in views]
+    if not config.reference:
+        caches = [KVCache(blocks, view.replica, rank=rank, batch=batch) for view in views]
+        fast = zip(views, caches, queues, strict=True)
+        return [Replica(env, view, settings, cost, cache, queue, logs, on_finish) for view, cache, queue in fast], []
+    from sagasim.reference import BlockNames, ReferenceCache, ReferenceReplica
+
+    names = BlockNames()
+    return [
+        ReferenceReplica(
+            env, view, settings, cost, ReferenceCache(blocks, rank=rank, batch=batch), queue, logs, on_finish, names
+        )
+        for view, queue in zip(views, queues, strict=True)
+    ], [names.forget]
 
 
 def engine_settings(config: Config) -> EngineSettings:
@@ -221,7 +242,7 @@ def _checked(tasks: Iterable[Task], config: Config) -> Iterator[Task]:
         yield task
 
 
-def _replica_columns(replicas: list[Replica | ReferenceReplica], calls: Columns) -> Columns:
+def _replica_columns(replicas: Sequence[AnyReplica], calls: Columns) -> Columns:
     table = Table(REPLICAS)
     for replica in replicas:
         number = replica.view.replica
