@@ -32,7 +32,7 @@ _STARTED_S, _STARTED_CPU_S = time.perf_counter(), time.process_time()  # process
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 2 a mistake of the user, 130 interrupted."""
     # Tasks and logs are many and without cycles: the collector's default pace costs a tenth of a run.
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(1_000_000, 50, 50)
     try:
         with _terminable():
             args = make_parser(_COMMANDS).parse_args(argv)

@@ -34,7 +34,10 @@ class LeastLoaded:
         loads = replicas[0].loads
         start = self._next
         least = min(loads)
-        chosen = loads.index(least, start) if least in loads[start:] else loads.index(least)
+        try:
+            chosen = loads.index(least, start)
+        except ValueError:
+            chosen = loads.index(least)
         self._next = (chosen + 1) % len(loads)
         return chosen
 
@@ -74,14 +77,17 @@ class PrefixAffinity:
         self._seen: dict[Context, tuple[int, int]] = {}  # tokens of it that were seen, replica that saw them first
         self._sent: dict[str, list[Context]] = {}  # what to forget when a task ends
         self._least_loaded = LeastLoaded()
+        self._most = 0  # the largest load is no larger
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
-        loads = replicas[0].loads
-        most = max(loads)
         far_apart = False
-        if most > self._balance_abs:
-            least = min(loads)
-            far_apart = most - least > self._balance_abs and most > self._balance_rel * least
+        self._most += 1  # no load grows by more than one a call
+        if self._most > self._balance_abs:
+            loads = replicas[0].loads
+            most = self._most = max(loads)
+            if most > self._balance_abs:
+                least = min(loads)
+                far_apart = most - least > self._balance_abs and most > self._balance_rel * least
         matched, owner = self._match(request.context)
         if far_apart or matched <= self._threshold * request.prompt_tokens:
             owner = self._least_loaded(request, replicas, now_ps, rng)
