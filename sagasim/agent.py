@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Iterator
 from simpy import Environment, Event
 
 from sagasim.core import Task
-from sagasim.eventlog import Table
+from sagasim.eventlog import UNFINISHED, Table
+from sagasim.expectation import Expectation
 from sagasim.plan import PlannedCall, PlannedTask, Prefixes, plan_task
 
 __all__ = ["Agents"]
@@ -23,8 +24,8 @@ class Agents:
     """Starts the tasks when they arrive, or `concurrency` at a time, and logs their ends."""
 
     __slots__ = (
-        "_active", "_closed", "_ended", "_exhausted", "_log", "_prefixes", "_submit", "_tasks", "done",
-        "env", "task_names", "tenants",
+        "_active", "_closed", "_ended", "_exhausted", "_expectation", "_log", "_prefixes", "_submit", "_tasks",
+        "done", "env", "task_names", "tenants",
     )  # fmt: skip
 
     def __init__(
@@ -47,7 +48,8 @@ class Agents:
         self._closed = concurrency is not None
         self._ended = ended
         self._prefixes = Prefixes()
-        self._active = 0
+        self._expectation = Expectation()
+        self._active: dict[int, PlannedTask] = {}
         self._exhausted = False
         if concurrency is None:
             env.process(self._arrivals())
@@ -75,13 +77,28 @@ class Agents:
     def _start(self, task: Task) -> None:
         tenant = self.tenants.setdefault(task.tenant, len(self.tenants))
         plan = plan_task(task, len(self.task_names), tenant, self._prefixes)
+        now: int = self.env.now  # type: ignore[assignment]
+        plan.arrival_ps = now
+        plan.expected_tct_ps = self._expectation.at(now, task.agent)
         self.task_names.append(task.name)
-        self._active += 1
+        self._active[plan.number] = plan
         run = _Run(self, plan)
         for chain in plan.chains:
             self.env.process(run.chain(chain))
 
-    def _end(self, plan: PlannedTask, arrival: int) -> None:
+    def _end(self, plan: PlannedTask) -> None:
+        now: int = self.env.now  # type: ignore[assignment]
+        self._expectation.learn(now, plan.task.agent, now - plan.arrival_ps)
+        self._log_task(plan, now)
+        del self._active[plan.number]
+        self._ended(plan)
+        plan.calls, plan.chains = [], []  # calls know their task: without this the collector would have to find them
+        if self._closed:
+            self._start_next()
+        else:
+            self._check_done()
+
+    def _log_task(self, plan: PlannedTask, finished_ps: int) -> None:
         calls = plan.calls
         prompt = output = tool = 0
         for call in calls:
@@ -89,14 +106,12 @@ class Agents:
             output += call.output_tokens
             tool += call.tool_ps
         log = self._log
-        log.append(log.pack(plan.number, plan.tenant, arrival, int(self.env.now), len(calls), prompt, output, tool))
-        self._active -= 1
-        self._ended(plan)
-        plan.calls, plan.chains = [], []  # calls know their task: without this the collector would have to find them
-        if self._closed:
-            self._start_next()
-        else:
-            self._check_done()
+        log.append(log.pack(plan.number, plan.tenant, plan.arrival_ps, finished_ps, len(calls), prompt, output, tool))
+
+    def log_unfinished(self) -> None:
+        """The rows of the tasks that have begun and not ended; their end is UNFINISHED."""
+        for plan in self._active.values():
+            self._log_task(plan, UNFINISHED)
 
     def _check_done(self) -> None:
         if self._exhausted and not self._active and not self.done.triggered:
@@ -106,12 +121,11 @@ class Agents:
 class _Run:
     """A task in progress."""
 
-    __slots__ = ("agents", "arrival", "chains_left", "ends", "plan")
+    __slots__ = ("agents", "chains_left", "ends", "plan")
 
     def __init__(self, agents: Agents, plan: PlannedTask) -> None:
         self.agents = agents
         self.plan = plan
-        self.arrival = int(agents.env.now)
         self.chains_left = len(plan.chains)
         self.ends = {call.index: agents.env.event() for call in plan.calls if call.awaited}
 
@@ -131,4 +145,4 @@ class _Run:
     def _chain_done(self) -> None:
         self.chains_left -= 1
         if not self.chains_left:
-            self.agents._end(self.plan, self.arrival)
+            self.agents._end(self.plan)

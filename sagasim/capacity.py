@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ _PRESET = "vllm-0.15"
 def capacity_per_min(
     config: Config,
     source: str,
-    backlog: Callable[[], tuple[Config, Sequence[Task]]],
+    backlog: Callable[[], tuple[Config, Iterable[Task]]],
     progress: Callable[[int, int], None] | None = None,
 ) -> float:
     """Tasks a minute under permanent backlog, from the user's cache folder if it was measured before.
@@ -62,10 +62,11 @@ def capacity_per_min(
 def capacity_config(config: Config) -> Config:
     """The configuration of the run that measures, before its population is known: workload and cluster stay."""
     fixed: dict[str, Any] = {"arrivals": "closed", "rate_per_min": None, "load": None, "concurrency": None, "seed": 0}
+    fixed |= {"resample": False, "tenants": None, "horizon_s": None, "warmup": 0.0, "cooldown": 0.0, "time_scale": 1.0}
     return replace(config, **fixed, **PRESETS[_PRESET], preset=_PRESET, tasks=CAPACITY_TASKS, reference=False)
 
 
-def backlog_config(fixed: Config, complete: Config, sample: Sequence[Task]) -> Config:
+def backlog_config(fixed: Config, complete: Config, sample: Iterable[Task]) -> Config:
     """`fixed` with its population: it fills MEMORY_SHARE of the KV memory if each agent holds a call's mean context."""
     lengths = [call.prompt_tokens + call.output_tokens for task in sample for call in task.calls]
     replicas = fixed.gpus // fixed.tp

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sagasim import __version__
 from sagasim.errors import ConfigError, SagasimError
@@ -20,8 +20,10 @@ from sagasim.options import Command, layers, make_parser
 
 if TYPE_CHECKING:
     from sagasim.config import Config
-    from sagasim.experiment import Run, Work
+    from sagasim.experiment import Run
     from sagasim.figures import Painter
+    from sagasim.trace import Trace
+    from sagasim.work import Work
 
 __all__ = ["main"]
 
@@ -104,6 +106,22 @@ class _Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
+class _Several:
+    """Progress of one thing after another, each under its name."""
+
+    def __init__(self) -> None:
+        self._now: _Progress | None = None
+
+    def __call__(self, label: str) -> _Progress:
+        self.done()
+        self._now = _Progress(label)
+        return self._now
+
+    def done(self) -> None:
+        if self._now is not None:
+            self._now.done()
+
+
 def _run(args: argparse.Namespace) -> None:
     from sagasim.config import resolve
 
@@ -132,60 +150,44 @@ def _compare(args: argparse.Namespace) -> None:
     from sagasim.config import parse_value
 
     seeds = parse_value("seed", args.seeds, "--seeds")  # a whole number too
-    presets = [name.strip() for name in args.presets.split(",")]
     if seeds < 1:
         raise ConfigError(f"{seeds} is out of range", where="--seeds", expected="a whole number >= 1")
-    if len(set(presets)) < len(presets):
-        raise ConfigError("a preset twice", where="--presets", expected="each preset once")
-    from sagasim.experiment import variants
+    from sagasim.experiment import parse_variant, variants
 
-    configs = variants(layers(args), presets, seeds)
+    presets = [name.strip() for name in args.presets.split(",")] if args.presets is not None else []
+    systems = [parse_variant(text) for text in (*presets, *args.variant)]
+    if not systems:
+        raise ConfigError("nothing to compare", where="compare", expected="--presets A,B or --variant NAME=PRESET ...")
+    if len({system.name for system in systems}) < len(systems):
+        raise ConfigError("two systems of one name", where="--presets and --variant", expected="each name once")
+    configs = variants(layers(args), systems, seeds)
     out = _out(args)
     from sagasim.report import comparison_report
 
     with _painter(args) as painter, _staging(out) as folder:
+        from sagasim.comparison import compare
         from sagasim.results import write_json
 
-        compared = _all_runs(configs, folder, painter)
-        write_json(folder / "comparison.json", compared)
-    print(comparison_report(compared))
+        shown = _Several()
+
+        def finished(name: str, run: Run, reading_s: float) -> None:
+            _write(run, folder / name, reading_s=reading_s)
+
+        compared = compare(configs, slo=not args.no_slo, progress=shown, finished=finished)
+        shown.done()
+        content = compared.content
+        if painter is not None:
+            note = ". ".join(filter(None, [content["window"].capitalize(), content["length"]]))
+            painter.send(folder / "figure.png", content["work"], compared.entries, note, content)
+        write_json(folder / "comparison.json", content)
+        _await_figure(painter)
+    print(comparison_report(content))
     print(f"results in {out}" + ("" if painter is None else f", figure in {Path(out) / 'figure.png'}"))
-
-
-def _all_runs(configs: Sequence[Config], folder: Path, painter: Painter | None) -> dict[str, Any]:
-    """Run and write every configuration; returns what comparison.json holds."""
-    from sagasim.experiment import comparison
-    from sagasim.metrics import figure_entry
-    from sagasim.report import length_note, work_label
-
-    summaries: dict[str, list[dict[str, Any]]] = {}
-    entries: list[dict[str, Any]] = []
-    work: Work | None = None
-    for config in configs:
-        if work is None or work.config.seed != config.seed:
-            work, reading_s = _work(config, _Progress("capacity"))
-        name = f"{config.preset}-seed{config.seed}"
-        run = _simulated(work.under(config), _Progress(name))
-        _write(run, folder / name, reading_s=reading_s)
-        summaries.setdefault(config.preset or "", []).append(run.summary)
-        entries.append(figure_entry(config.preset or "", run.result, run.summary))
-    title = work_label(run.result.config, run.summary["tasks"])
-    if painter is not None:
-        painter.send(folder / "figure.png", title, entries, length_note(run.summary))
-    _await_figure(painter)
-    return {
-        "work": title,
-        "presets": list(summaries),
-        "seeds": sorted({config.seed for config in configs}),
-        "digests": {preset: [one["digest"] for one in each] for preset, each in summaries.items()},
-        "metrics": comparison(summaries),
-        "notes": run.summary["notes"],
-    }
 
 
 def _work(config: Config, progress: _Progress) -> tuple[Work, float]:
     """The tasks, and the seconds that it took to get them."""
-    from sagasim.experiment import prepare
+    from sagasim.work import prepare
 
     started = time.perf_counter()
     work = prepare(config, progress)
@@ -267,23 +269,65 @@ def _check(args: argparse.Namespace) -> None:
 def _trace_validate(args: argparse.Namespace) -> None:
     from sagasim.trace import validate
 
-    print(validate(args.trace))
+    trace, seed = _opened(args)
+    print(validate(trace, seed))
 
 
 def _trace_stats(args: argparse.Namespace) -> None:
     from sagasim.report import stats_report
-    from sagasim.trace import open_trace, trace_stats
+    from sagasim.trace_figures import check_figure_path, draw_stats
+    from sagasim.trace_stats import TraceStats
 
-    trace = open_trace(args.trace)
-    print(stats_report(trace_stats(trace.tasks())))
+    if args.figure is not None:
+        check_figure_path(args.figure)
+    trace, seed = _opened(args)
+    stats = TraceStats()
+    for task in trace.tasks(seed):
+        stats.add(task)
+    summary = stats.summary()
+    if args.json:
+        import json
+
+        print(json.dumps({"trace": trace.name, "sha256": trace.sha256} | summary | {"filled": trace.filled}, indent=2))
+    else:
+        print(stats_report(summary, trace.filled))
+    if args.figure is not None:
+        title = f"{trace.name}: {summary['tasks']:,} tasks, {summary['calls']:,} calls"
+        drawn = draw_stats(args.figure, title, stats, [f"Not in the source: {k}: {v}" for k, v in trace.filled.items()])
+        print(f"figure in {drawn}", file=sys.stderr if args.json else sys.stdout)
 
 
 def _trace_convert(args: argparse.Namespace) -> None:
-    from sagasim.trace import open_trace, write_trace
+    from sagasim.trace import convert
 
-    trace = open_trace(args.trace)
-    written = write_trace(args.out, trace.tasks(), {"name": trace.name, "filled": trace.filled})
-    print(f"{trace.name} written to {written}")
+    trace, seed = _opened(args)
+    tokens = _block_tokens(args)
+    lost = convert(trace, args.out, args.to, 512 if tokens is None else tokens, seed)
+    print(f"{trace.name} written to {args.out}, {args.to}; " + ("lost:" if lost else "nothing is lost"))
+    for what, number in lost.items():
+        print(f"  {what}: {number}")
+
+
+def _opened(args: argparse.Namespace) -> tuple[Trace, int]:
+    """The trace that a command names, read as its options say, and the seed of what is drawn."""
+    from sagasim.config import parse_value
+    from sagasim.trace import format_of, open_trace
+
+    options = {key: value for key in ("share", "turns") if (value := vars(args)[key]) is not None}
+    tokens = _block_tokens(args)
+    written = vars(args).get("to") == "agentic_mooncake"  # then the blocks may be those of the file to write
+    if tokens is not None and not (written and format_of(args.trace) != "agentic_mooncake"):
+        options["block_tokens"] = tokens
+    seed = 0 if args.seed is None else parse_value("seed", args.seed, "--seed")
+    if seed < 0:
+        raise ConfigError(f"{seed} is out of range", where="--seed", expected="a whole number from 0")
+    return open_trace(args.trace, **options), seed
+
+
+def _block_tokens(args: argparse.Namespace) -> int | None:
+    from sagasim.config import parse_value
+
+    return None if args.block_tokens is None else parse_value("block_tokens", args.block_tokens, "--block-tokens")
 
 
 def _gpus(args: argparse.Namespace) -> None:

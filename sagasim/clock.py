@@ -24,17 +24,23 @@ class Clock(Environment):
         self.queue = self._queue
         self.tick = self._eid.__next__
 
-    def run_to(self, end: Event) -> None:
-        """Process events until `end` has been; as run(until=end). Raises LawError if nothing is left before that."""
+    def run_to(self, end: Event, horizon: int) -> bool:
+        """Process events until `end` has been, as run(until=end), but none after the time `horizon`.
+
+        Returns whether the end was reached. Raises LawError if nothing is left before that.
+        """
         queue = self.queue
         awaited: Any = end  # SimPy's hints do not say that callbacks becomes None
         event: Any
         while awaited.callbacks is not None:
             if not queue:
                 raise LawError("nothing is left to happen although tasks have not ended")
+            if queue[0][0] > horizon:
+                return False
             self._now, _, _, event = heappop(queue)
             callbacks, event.callbacks = event.callbacks, None
             for callback in callbacks:
                 callback(event)
             if not event._ok and not event.defused:
                 raise event._value  # a process has failed: its own exception, never silently
+        return True

@@ -50,9 +50,18 @@ class Cluster:
         """Send a call now; the event succeeds when its last token is there and its tools are done."""
         env = self.env
         now: int = env.now  # type: ignore[assignment]
-        task = plan.task.task
+        planned = plan.task
+        task = planned.task
         request = Request(
-            task.name, task.tenant, task.calls[plan.index].agent, plan.index, plan.context, plan.prompt_tokens, now
+            task.name,
+            task.tenant,
+            task.calls[plan.index].agent,
+            plan.index,
+            plan.context,
+            plan.prompt_tokens,
+            now,
+            planned.arrival_ps,
+            planned.expected_tct_ps,
         )
         call = InFlight(env, plan, request, now)
         outbox = self._outbox

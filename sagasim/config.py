@@ -13,11 +13,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from sagasim.core import MAX_DURATION_PS
 from sagasim.errors import ConfigError, nearest
 from sagasim.hardware import Gpu, load_gpu, load_model
+from sagasim.units import PS_PER_S
 
 __all__ = [
     "PRESETS",
+    "RATED",
     "Config",
     "check_config",
     "merge",
@@ -35,12 +38,23 @@ class Config:
 
     # work
     trace: str | None = None  # name of an embedded trace or a file
-    workload: str | None = None  # name of a generator
+    workload: str | None = None  # name of a generator, with its options: swe-bench:mean_steps=20
+    mix: str | None = None  # several of both with their weights: swe-bench@3+weka@1
+    turns: str | None = None  # derived turns of a Mooncake trace: a file that says which request follows which
     tasks: int | None = None  # how many tasks; default: the whole trace
-    arrivals: str = "auto"  # recorded | at-once | poisson | closed; auto: recorded if the trace has them, else at-once
-    rate_per_min: float | None = None  # tasks a minute, for poisson
+    tenants: str | None = None  # tenants with their weights, drawn for each task: heavy@3+light@1
+    resample: bool = False  # draw the tasks of a trace with replacement, families together
+    arrivals: str = "auto"  # see arrivals.py; auto: recorded if the trace has them, else at-once
+    rate_per_min: float | None = None  # tasks a minute, for poisson, bursty and diurnal
     load: float | None = None  # the rate as a fraction of capacity; only a label once rate_per_min is known
     concurrency: int | None = None  # tasks at a time, for closed
+    arrival_cv: float = 3.0  # bursty: coefficient of variation of the gaps
+    diurnal_period_s: float = 3600.0  # diurnal: the rate swings once in this time
+    diurnal_amplitude: float = 0.8  # diurnal: by this part of itself, up and down
+    time_scale: float = 1.0  # recorded arrivals times this
+    warmup: float | None = None  # part of the tasks, first arrived, that is left out of the metrics
+    cooldown: float | None = None  # the same, last arrived; defaults: 0.1 and 0.1 of a steady stream, else 0
+    horizon_s: float | None = None  # the run is cut off then; tasks under way count as unfinished
     over_length: str | None = None  # drop | truncate | extend
     block_tokens: int = 512  # of an agentic_mooncake file
     seed: int = 0
@@ -89,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 _WORDS = {
-    "arrivals": ("auto", "recorded", "at-once", "poisson", "closed"),
+    "arrivals": ("auto", "recorded", "at-once", "poisson", "bursty", "diurnal", "closed"),
     "over_length": ("drop", "truncate", "extend"),
     "stop": ("eos", "length"),
 }
@@ -108,9 +122,20 @@ _AT_LEAST = {  # whole numbers and the smallest of each that makes sense
     "evict_batch_blocks": 1,
 }
 _AT_MOST = 2**53  # of any whole number: what a JSON or TOML reader surely keeps
-_UP_TO = {"rate_per_min": 1e9, "load": 2.0, "gpu_memory_utilization": 1.0}  # above 0, at most this
+_UP_TO = {  # above 0, at most this
+    "rate_per_min": 1e9,
+    "load": 2.0,
+    "gpu_memory_utilization": 1.0,
+    "arrival_cv": 100.0,
+    "diurnal_period_s": 1e6,
+    "time_scale": 1e6,
+    "horizon_s": MAX_DURATION_PS / PS_PER_S,
+}
+_PARTS = {"warmup": 0.9, "cooldown": 0.9, "diurnal_amplitude": 1.0}  # from 0, at most this
 # A layer that says one of these takes back what earlier layers said of the others.
-_EXCLUSIVE = (("trace", "workload"), ("arrivals", "rate_per_min", "load", "concurrency"))
+_EXCLUSIVE = (("trace", "workload", "mix"), ("arrivals", "rate_per_min", "load", "concurrency"))
+RATED = ("poisson", "bursty", "diurnal")  # arrivals that have a rate
+MOST_LEFT_OUT = 0.9
 _DEFAULT_PRESET = "vllm-0.15"
 _DEFAULT_TASKS = 100  # of a generator
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -202,9 +227,13 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     config = merge(*layers)
     check_config(config)
     large = _large_gpu(load_gpu(config.gpu))
+    arrivals = _arrivals(config) if config.arrivals == "auto" else config.arrivals
+    left_out = 0.1 if arrivals in (*RATED, "closed") else 0.0
     defaults: dict[str, Any] = {
-        "arrivals": _arrivals(config),
-        "tasks": _DEFAULT_TASKS if config.workload is not None else None,
+        "arrivals": arrivals,
+        "warmup": left_out,
+        "cooldown": left_out,
+        "tasks": _DEFAULT_TASKS if config.trace is None else None,
         "max_model_len": load_model(config.model).max_model_len,
         "max_num_batched_tokens": 8192 if large else 2048,
         "max_num_seqs": 1024 if large else 256,
@@ -249,26 +278,40 @@ def _check_value(key: str, value: Any) -> None:
         raise ConfigError(f"{value} is out of range", where=key, expected=f"a whole number >= {_AT_LEAST[key]}")
     if key in _UP_TO and not (0 < value <= _UP_TO[key] and math.isfinite(value)):
         raise ConfigError(f"{value:g} is out of range", where=key, expected=f"above 0, at most {_UP_TO[key]:g}")
+    if key in _PARTS and not 0 <= value <= _PARTS[key]:
+        raise ConfigError(f"{value:g} is out of range", where=key, expected=f"from 0 to {_PARTS[key]:g}")
     if value == "":
         raise ConfigError("empty", where=key, expected="text")
 
 
 def _check_work(config: Config) -> None:
-    if (config.trace is None) == (config.workload is None):
+    sources = [key for key in ("trace", "workload", "mix") if getattr(config, key) is not None]
+    if len(sources) != 1:
         raise ConfigError(
-            "two sources of tasks" if config.trace else "no source of tasks",
-            where="trace and workload",
-            expected="one of --trace FILE|NAME and --workload NAME",
+            f"{len(sources) or 'no'} source{'s' if sources else ''} of tasks",
+            where="trace, workload and mix",
+            expected="one of --trace FILE|NAME, --workload NAME and --mix NAME@WEIGHT+...",
         )
-    needs = {"poisson": ("rate_per_min", "load"), "closed": ("concurrency",)}
+    if config.turns is not None and config.trace is None:
+        raise ConfigError("turns without a trace", where="turns", expected="--trace FILE, the requests they belong to")
+    rated = config.arrivals in RATED
+    needs = {"closed": ("concurrency",)} | ({config.arrivals: ("rate_per_min", "load")} if rated else {})
     for word, keys in needs.items():
         given = [key for key in keys if getattr(config, key) is not None]
         if config.arrivals == word and not given:
             raise ConfigError(f"{word} needs a number", where="arrivals", expected=" or ".join(keys))
         if given and config.arrivals not in (word, "auto"):
             raise ConfigError(f"{given[0]} does not go with {config.arrivals}", where="arrivals", expected=word)
-    if config.concurrency is not None and (config.rate_per_min is not None or config.load is not None):
+    by_rate = [key for key in ("rate_per_min", "load") if getattr(config, key) is not None]
+    if by_rate and not rated and config.arrivals != "auto":
+        what = f"{by_rate[0]} does not go with {config.arrivals}"
+        raise ConfigError(what, where="arrivals", expected=", ".join(RATED))
+    if config.concurrency is not None and by_rate:
         raise ConfigError("two ways of arriving", where="concurrency", expected="one of rate, load and concurrency")
+    if (config.warmup or 0) + (config.cooldown or 0) > MOST_LEFT_OUT:
+        raise ConfigError(
+            "nothing is left to measure", where="warmup and cooldown", expected=f"at most {MOST_LEFT_OUT} together"
+        )
 
 
 def _check_cluster(config: Config) -> None:

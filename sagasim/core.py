@@ -83,6 +83,7 @@ class Task:
     arrival_ps: int | None = None
     prefixes: tuple[Prefix, ...] = ()
     agent: str = ""  # type of the agent, where known
+    family: str = ""  # tasks of one family are repeats of one another (one conversation replayed, one problem retried)
 
     @property
     def max_tokens(self) -> int:

@@ -13,7 +13,7 @@ from struct import Struct
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CALLS", "OCCUPANCY", "REPLICAS", "TASKS", "Columns", "Table", "digest"]
+__all__ = ["CALLS", "OCCUPANCY", "REPLICAS", "TASKS", "UNFINISHED", "Columns", "Table", "digest"]
 
 Columns = Mapping[str, NDArray[np.int64]]
 
@@ -36,8 +36,20 @@ CALLS = (
     "tool_ps",  # tools after the call
 )
 TASKS = ("task", "tenant", "arrival_ps", "finished_ps", "calls", "prompt_tokens", "output_tokens", "tool_ps")
-OCCUPANCY = ("time_ps", "replica", "held_blocks", "cached_blocks", "waiting", "running")
-REPLICAS = ("replica", "num_blocks", "calls", "steps", "busy_ps", "last_step_end_ps", "evicted_blocks", "preemptions")
+# busy_ps: of all steps decided so far
+OCCUPANCY = ("time_ps", "replica", "held_blocks", "cached_blocks", "waiting", "running", "busy_ps")
+UNFINISHED = -1  # finished_ps of a task that had begun and not ended when the run was cut off
+REPLICAS = (
+    "replica",
+    "num_blocks",
+    "calls",
+    "steps",
+    "busy_ps",
+    "last_step_end_ps",
+    "evicted_blocks",
+    "preemptions",
+    "in_flight",  # calls sent here and not finished when the run ended
+)
 
 
 class Table:

@@ -22,11 +22,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Painter", "draw"]
+__all__ = [
+    "LINES",
+    "Entry",
+    "Painter",
+    "by_label",
+    "completion_panel",
+    "draw",
+    "finish",
+    "log_axis",
+    "tail_panel",
+    "tokens_panel",
+]
 
 _TIMEOUT_S = 120
 # Okabe and Ito's palette: told apart by colour-blind readers too.
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _SOURCES = (  # where prompt tokens came from: name in the data, legend, colour
     ("hit", "found in the prefix cache", "#7FC8A9"),
     ("first", "new", "#D9D9D9"),
@@ -62,11 +73,18 @@ class Painter:
             self._process = None
         return self
 
-    def send(self, out: Path, title: str, entries: Sequence[Entry], note: str = "") -> None:
-        """Have the figure drawn at `out`, while the caller goes on; the note stands below its title."""
+    def send(
+        self, out: Path, title: str, entries: Sequence[Entry], note: str = "", compared: Entry | None = None
+    ) -> None:
+        """Have the figure drawn at `out`, while the caller goes on; the note stands below its title.
+
+        compared: content of a comparison, for the larger figure of that.
+        """
         if self._process is None or self._process.stdin is None:
             return
-        order = json.dumps({"out": str(out), "title": title, "note": note, "entries": list(entries)})
+        order = json.dumps(
+            {"out": str(out), "title": title, "note": note, "entries": list(entries), "compared": compared}
+        )
         try:
             self._process.stdin.write(order + "\n")
             self._process.stdin.flush()
@@ -112,11 +130,17 @@ def _blank() -> Figure:
     return figure
 
 
-def draw(out: Path, title: str, entries: Sequence[Entry], note: str = "", figure: Figure | None = None) -> None:
-    """Draw the entries, one line or bar for each label (seeds of one label are averaged), as a PNG."""
+def by_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each label, seeds together, in the order of the first ones."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry["label"], []).append(entry)
+    return groups
+
+
+def draw(out: Path, title: str, entries: Sequence[Entry], note: str = "", figure: Figure | None = None) -> None:
+    """Draw the entries, one line or bar for each label (seeds of one label are averaged), as a PNG."""
+    groups = by_label(entries)
     figure = figure or _blank()
     figure.set_size_inches(11, 5.2 + 0.38 * len(groups))
     _lay_out(figure, title, groups, note)
@@ -139,7 +163,7 @@ def _lay_out(figure: Figure, title: str, groups: Mapping[str, Sequence[Entry]], 
     )
     figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
     figure.text(0.012, 0.925, note, ha="left", va="center", fontsize=9, color="#444444")
-    panels = ((_completion, grid[0, 0]), (_tail, grid[0, 1]), (_tokens, grid[1, :]))
+    panels = ((completion_panel, grid[0, 0]), (tail_panel, grid[0, 1]), (tokens_panel, grid[1, :]))
     for axes, (panel, cell) in zip(figure.axes, panels, strict=True):
         axes.set_subplotspec(cell)
         panel(axes, groups)
@@ -156,8 +180,8 @@ def _positive(curve: Sequence[float]) -> list[float]:
     return [max(value, 1e-3) for value in curve]
 
 
-def _completion(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
-    for (label, entries), colour in zip(groups.items(), _LINES * len(groups), strict=False):
+def completion_panel(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
+    for (label, entries), colour in zip(groups.items(), LINES * len(groups), strict=False):
         curve = _positive(_mean_curve(entries, "tct_s"))
         if curve:
             shares = [100 * i / (len(curve) - 1) for i in range(len(curve))]
@@ -169,12 +193,12 @@ def _completion(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
     axes.set_xlabel("task completion time (s)")
     axes.set_ylabel("tasks (%)")
     axes.set_ylim(0, 100)
-    _log_seconds(axes)
-    _finish(axes)
+    log_axis(axes)
+    finish(axes)
 
 
-def _tail(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
-    for (label, entries), colour in zip(groups.items(), _LINES * len(groups), strict=False):
+def tail_panel(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
+    for (label, entries), colour in zip(groups.items(), LINES * len(groups), strict=False):
         curve = _positive(_mean_curve(entries, "ttft_s"))
         if curve:
             steps = len(curve) - 1
@@ -187,11 +211,11 @@ def _tail(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
     axes.set_ylabel("calls (%)")
     axes.set_ylim(0.5, 100)
     axes.set_yticks([1, 10, 100], ["1", "10", "100"])
-    _log_seconds(axes)
-    _finish(axes)
+    log_axis(axes)
+    finish(axes)
 
 
-def _tokens(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
+def tokens_panel(axes: Axes, groups: Mapping[str, Sequence[Entry]], place: Mapping[str, Any] | None = None) -> None:
     labels = list(groups)[::-1]
     starts = [0.0] * len(labels)
     for name, legend, colour in _SOURCES:
@@ -216,16 +240,18 @@ def _tokens(axes: Axes, groups: Mapping[str, Sequence[Entry]]) -> None:
     axes.set_xlabel("prompt tokens (%)", labelpad=1)
     axes.set_xlim(0, max([100.0, *starts]))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.figure.legend(
-        *axes.get_legend_handles_labels(), loc="lower center", ncols=len(_SOURCES), fontsize=8.5, frameon=False
-    )
+    if place is None:
+        handles = axes.get_legend_handles_labels()
+        axes.figure.legend(*handles, loc="lower center", ncols=len(_SOURCES), fontsize=8.5, frameon=False)
+    else:
+        axes.legend(**place)
 
 
 def _seconds(value: float) -> str:
     return f"{value:,.0f} s" if value >= 100 else f"{value:.3g} s"
 
 
-def _log_seconds(axes: Axes) -> None:
+def log_axis(axes: Axes) -> None:
     """A logarithmic x axis with ticks that can be read: powers of ten, or 1, 2, 5 where those would be few."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
@@ -237,7 +263,7 @@ def _log_seconds(axes: Axes) -> None:
     axes.set_xlim(low, high)
 
 
-def _finish(axes: Axes) -> None:
+def finish(axes: Axes) -> None:
     axes.minorticks_off()  # half of the drawing time
     axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -252,7 +278,13 @@ def _child() -> None:
     line = sys.stdin.readline()
     if line:
         order = json.loads(line)
-        draw(Path(order["out"]), order["title"], order["entries"], order["note"], figure)
+        out, compared = Path(order["out"]), order["compared"]
+        if compared is None:
+            draw(out, order["title"], order["entries"], order["note"], figure)
+        else:
+            from sagasim.figures_compared import draw_compared
+
+            draw_compared(out, order["title"], order["entries"], order["note"], compared)
         os._exit(0)  # the file is closed; taking matplotlib apart would keep the parent waiting
 
 

@@ -6,15 +6,16 @@ floats are rounded to nine significant digits. An empty group gives None. All sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sagasim.eventlog import Columns
+from sagasim.eventlog import UNFINISHED, Columns
 from sagasim.simulate import Result
-from sagasim.units import PS_PER_S, PS_PER_US
+from sagasim.units import PS_PER_S, PS_PER_US, ps_from_s
 
 __all__ = [
     "CURVE_POINTS",
@@ -93,9 +94,13 @@ def curve(values: Ints, unit: int) -> list[float]:
     return [point for point in points if point is not None]
 
 
-def tct_ps(tasks: Columns) -> Ints:
-    """Task completion time: from arrival to the end of the last call and its tools."""
-    return tasks["finished_ps"] - tasks["arrival_ps"]
+def tct_ps(tasks: Columns, cut_off_ps: int = 0) -> Ints:
+    """Task completion time: from arrival to the end of the last call and its tools.
+
+    A task that the end of the run cut off counts with its age then, which is less than it would have taken.
+    """
+    finished = tasks["finished_ps"]
+    return np.where(finished == UNFINISHED, cut_off_ps, finished) - tasks["arrival_ps"]
 
 
 def ttft_ps(calls: Columns) -> Ints:
@@ -113,42 +118,90 @@ def tpot_ps(calls: Columns) -> Ints:
 def steady_tasks_per_min(tasks: Columns) -> float | None:
     """Tasks a minute between the moments at which 20 % and 80 % of all tasks had ended."""
     ends = np.sort(tasks["finished_ps"])
+    ends = ends[ends != UNFINISHED]
     first, last = len(ends) // 5, (4 * len(ends)) // 5
     return ratio((last - first) * 60 * PS_PER_S, int(ends[last]) - int(ends[first])) if len(ends) else None
 
 
+class Window(NamedTuple):
+    """What is measured: tasks first..last-1 in the order of arrival with all their calls, and the time of the cluster.
+
+    The cluster is measured from the arrival of the first of them to that of the first one after them, or to the end of
+    the run where nothing comes after. cut_off_ps: when the run ended.
+    """
+
+    first: int
+    last: int
+    start_ps: int
+    end_ps: int
+    cut_off_ps: int
+
+
+def window(result: Result) -> Window:
+    """The measuring window that the configuration states."""
+    tasks, config = result.tasks, result.config
+    count = len(tasks["task"])
+    if not count:
+        return Window(0, 0, 0, 0, 0)
+    unfinished = (tasks["finished_ps"] == UNFINISHED).any()
+    end_ps = ps_from_s(config.horizon_s or 0) if unfinished else int(tasks["finished_ps"].max())
+    first, after = (int((share or 0.0) * count + 1e-9) for share in (config.warmup, config.cooldown))
+    last = count - after
+    start_ps = int(tasks["arrival_ps"][first]) if first else int(tasks["arrival_ps"].min())
+    return Window(first, last, start_ps, int(tasks["arrival_ps"][last]) if after else end_ps, end_ps)
+
+
+def measured(result: Result, seen: Window) -> tuple[Columns, Columns]:
+    """The rows of the tasks in the window and of their calls."""
+    tasks, calls = result.tasks, result.calls
+    rows = slice(*np.searchsorted(calls["task"], [seen.first, seen.last]))
+    return (
+        {name: column[seen.first : seen.last] for name, column in tasks.items()},
+        {name: column[rows] for name, column in calls.items()},
+    )
+
+
 def summary(result: Result) -> dict[str, Any]:
     """Everything that summary.json holds, of whole numbers, floats, strings and None."""
-    calls, tasks = result.calls, result.tasks
-    start_ps, end_ps = _window(result)
-    span_ps = end_ps - start_ps
+    seen = window(result)
+    tasks, calls = measured(result, seen)
+    span_ps = seen.end_ps - seen.start_ps
+    ended = _within(result.tasks["finished_ps"], seen)
+    written = result.calls["output_tokens"][_within(result.calls["finished_ps"], seen)]
     out = {
         "digest": result.digest,
         "preset": result.config.preset,
         "seed": result.config.seed,
-        "tasks": len(tasks["task"]),
-        "calls": len(calls["call"]),
-        "makespan_s": ratio(span_ps, PS_PER_S),
-        "tasks_per_min": ratio(len(tasks["task"]) * 60 * PS_PER_S, span_ps),
-        "steady_tasks_per_min": steady_tasks_per_min(tasks),
-        "output_tokens_per_s": ratio(exact_sum(calls["output_tokens"]) * PS_PER_S, span_ps),
-        "tct_s": spread(tct_ps(tasks), PS_PER_S),
+        "tasks": len(result.tasks["task"]),
+        "calls": len(result.calls["call"]),
+        "measured_tasks": len(tasks["task"]),
+        "measured_calls": len(calls["call"]),
+        "unfinished_tasks": int((tasks["finished_ps"] == UNFINISHED).sum()),
+        "measured_from_s": ratio(seen.start_ps, PS_PER_S),
+        "measured_to_s": ratio(seen.end_ps, PS_PER_S),
+        "makespan_s": ratio(_makespan_ps(result, seen), PS_PER_S),
+        "tasks_per_min": ratio(int(ended.sum()) * 60 * PS_PER_S, span_ps),
+        "steady_tasks_per_min": steady_tasks_per_min(result.tasks),
+        "output_tokens_per_s": ratio(exact_sum(written) * PS_PER_S, span_ps),
+        "tct_s": spread(tct_ps(tasks, seen.cut_off_ps), PS_PER_S),
         "tool_s": spread(tasks["tool_ps"], PS_PER_S),
         **_latencies(calls),
-        **_tokens(result),
-        **_cluster(result, start_ps, end_ps),
+        **_tokens(calls, prefix_caching=result.config.prefix_caching),
+        **_cluster(result, seen),
         "notes": dict(sorted(result.notes.items())),
     }
     if len(result.tenants) > 1:
-        out["tenants"] = _tenants(result)
+        out["tenants"] = _tenants(result.tenants, tasks, calls, seen.cut_off_ps)
     return out
 
 
-def _window(result: Result) -> tuple[int, int]:
-    """First arrival and last end, in ps; zeros for a run without tasks."""
-    if not len(result.tasks["task"]):
-        return 0, 0
-    return int(np.min(result.tasks["arrival_ps"])), int(np.max(result.tasks["finished_ps"]))
+def _within(times_ps: Ints, seen: Window) -> NDArray[np.bool_]:
+    return (times_ps > seen.start_ps) & (times_ps <= seen.end_ps)
+
+
+def _makespan_ps(result: Result, seen: Window) -> int:
+    """From the first arrival to the end of the run."""
+    return seen.cut_off_ps - int(result.tasks["arrival_ps"].min()) if len(result.tasks["task"]) else 0
 
 
 def _latencies(calls: Columns) -> dict[str, Any]:
@@ -160,17 +213,16 @@ def _latencies(calls: Columns) -> dict[str, Any]:
     }
 
 
-def _tokens(result: Result) -> dict[str, Any]:
+def _tokens(calls: Columns, *, prefix_caching: bool) -> dict[str, Any]:
     """Token counts; the shares are of all prompt tokens, so long prompts weigh more.
 
     Regenerated is what was prefilled although it had been computed before: lost from the cache of this replica, cached
     on another one, or (without prefix caching) never cached. Preemptions can bring the shares above one together.
     """
-    calls = result.calls
     names = ("prompt", "output", "kept", "hit", "regenerated_here", "regenerated_elsewhere")
     totals = {name: exact_sum(calls[f"{name}_tokens"]) for name in names}
     known = calls["hit_tokens"] + calls["regenerated_here_tokens"] + calls["regenerated_elsewhere_tokens"]
-    uncached = np.zeros_like(known) if result.config.prefix_caching else np.maximum(calls["kept_tokens"] - known, 0)
+    uncached = np.zeros_like(known) if prefix_caching else np.maximum(calls["kept_tokens"] - known, 0)
     totals["regenerated_uncached"] = exact_sum(uncached)
     totals["first"] = exact_sum(np.maximum(calls["prompt_tokens"] - known - uncached, 0))
     regenerated = sum(total for name, total in totals.items() if name.startswith("regenerated"))
@@ -182,22 +234,49 @@ def _tokens(result: Result) -> dict[str, Any]:
     }
 
 
-def _cluster(result: Result, start_ps: int, end_ps: int) -> dict[str, Any]:
-    """Busy share of the GPUs and shares of KV block time, over all replicas and the whole run."""
-    replicas, span_ps = result.replicas, end_ps - start_ps
+def _cluster(result: Result, seen: Window) -> dict[str, Any]:
+    """Busy share of the GPUs and shares of KV block time, over all replicas and the time of the window."""
+    replicas, span_ps = result.replicas, seen.end_ps - seen.start_ps
     block_ps = exact_sum(replicas["num_blocks"]) * span_ps
-    held_ps, cached_ps = _block_time(result.occupancy, start_ps, end_ps)
-    reused_ps = exact_sum(result.calls["reused_block_us"]) * PS_PER_US
+    held_ps, cached_ps = _block_time(result.occupancy, seen.start_ps, seen.end_ps)
+    admitted = (result.calls["admitted_ps"] >= seen.start_ps) & (result.calls["admitted_ps"] <= seen.end_ps)
+    reused_ps = exact_sum(result.calls["reused_block_us"][admitted]) * PS_PER_US
+    busy_ps = sum(_busy_ps(result, number, seen) for number in replicas["replica"].tolist())
     return {
         "replicas": len(replicas["replica"]),
         "kv_blocks": exact_sum(replicas["num_blocks"]),
         "steps": exact_sum(replicas["steps"]),
         "evicted_blocks": exact_sum(replicas["evicted_blocks"]),
-        "gpu_busy_share": ratio(exact_sum(replicas["busy_ps"]), len(replicas["replica"]) * span_ps),
+        "calls_in_flight": exact_sum(replicas["in_flight"]),
+        "gpu_busy_share": ratio(busy_ps, len(replicas["replica"]) * span_ps),
         "kv_held_share": ratio(held_ps, block_ps),
         "kv_cached_share": ratio(cached_ps, block_ps),
         "kv_useful_share": ratio(held_ps + reused_ps, block_ps),
     }
+
+
+def _busy_ps(result: Result, number: int, seen: Window) -> int:
+    """How long a replica computed within the window, linear between the rows of its occupancy."""
+    if seen.start_ps == 0 and seen.end_ps == seen.cut_off_ps:
+        return int(result.replicas["busy_ps"][number])
+    own = result.occupancy["replica"] == number
+    times: list[int] = result.occupancy["time_ps"][own].tolist()
+    busy: list[int] = result.occupancy["busy_ps"][own].tolist()
+    if not times:
+        return 0
+    times.append(max(times[-1], int(result.replicas["last_step_end_ps"][number])))
+    busy.append(int(result.replicas["busy_ps"][number]))
+
+    def at(time_ps: int) -> int:
+        after = bisect_right(times, time_ps)
+        if after == 0:
+            return 0
+        if after == len(times):
+            return busy[-1]
+        passed, length = time_ps - times[after - 1], times[after] - times[after - 1]
+        return busy[after - 1] + (busy[after] - busy[after - 1]) * passed // length
+
+    return at(seen.end_ps) - at(seen.start_ps)
 
 
 def _block_time(occupancy: Columns, start_ps: int, end_ps: int) -> tuple[int, int]:
@@ -215,19 +294,20 @@ def _block_time(occupancy: Columns, start_ps: int, end_ps: int) -> tuple[int, in
     )
 
 
-def _tenants(result: Result) -> dict[str, dict[str, Any]]:
+def _tenants(names: Sequence[str], tasks: Columns, calls: Columns, cut_off_ps: int) -> dict[str, dict[str, Any]]:
     """The same latencies for each tenant, by name."""
-    tasks, calls = result.tasks, result.calls
     tenant_of_call = tasks["tenant"][np.searchsorted(tasks["task"], calls["task"])]
     table: dict[str, dict[str, Any]] = {}
-    for number, name in enumerate(result.tenants):
+    for number, name in enumerate(names):
         own_tasks = _where(tasks, tasks["tenant"] == number)
         own_calls = _where(calls, tenant_of_call == number)
         table[name] = {
             "tasks": len(own_tasks["task"]),
             "calls": len(own_calls["call"]),
-            "tct_s": spread(tct_ps(own_tasks), PS_PER_S),
+            "tct_s": spread(tct_ps(own_tasks, cut_off_ps), PS_PER_S),
             "ttft_s": spread(ttft_ps(own_calls), PS_PER_S),
+            "prompt_tokens": exact_sum(own_calls["prompt_tokens"]),
+            "hit_tokens": exact_sum(own_calls["hit_tokens"]),
             "output_tokens": exact_sum(own_calls["output_tokens"]),
         }
     return table
@@ -237,17 +317,19 @@ def _where(columns: Columns, mask: NDArray[np.bool_]) -> Mapping[str, Ints]:
     return {name: column[mask] for name, column in columns.items()}
 
 
-def figure_entry(label: str, result: Result, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What the figure shows of one run, small enough to hand to another process. `measured` is its summary."""
-    prompt = measured["prompt_tokens"]
+def figure_entry(label: str, result: Result, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """What the figure shows of one run, small enough to hand to another process. `numbers` is its summary."""
+    prompt = numbers["prompt_tokens"]
+    seen = window(result)
+    tasks, calls = measured(result, seen)
     shares = {
-        name: ratio(measured[f"{name}_tokens"], prompt) or 0.0
+        name: ratio(numbers[f"{name}_tokens"], prompt) or 0.0
         for name in ("hit", "first", "regenerated_uncached", "regenerated_here", "regenerated_elsewhere")
     }
     return {
         "label": label,
         "seed": result.config.seed,
-        "tct_s": curve(tct_ps(result.tasks), PS_PER_S),
-        "ttft_s": curve(ttft_ps(result.calls), PS_PER_S),
+        "tct_s": curve(tct_ps(tasks, seen.cut_off_ps), PS_PER_S),
+        "ttft_s": curve(ttft_ps(calls), PS_PER_S),
         "shares": shares,
     }

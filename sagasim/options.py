@@ -16,11 +16,14 @@ Command = Callable[[argparse.Namespace], None]
 # Options that set one key of the configuration: option, key, what stands for its value, help
 _WORK = (
     ("trace", "trace", "FILE|NAME", "recorded tasks: an embedded trace or a file"),
-    ("workload", "workload", "NAME", "generated tasks"),
+    ("workload", "workload", "NAME", "generated tasks; NAME:key=value,... sets options of the generator"),
+    ("mix", "mix", "NAME@WEIGHT+...", "tasks of several traces and workloads, drawn by weight"),
     ("tasks", "tasks", "N", "how many tasks (default: the whole trace; 100 generated ones)"),
-    ("rate", "rate_per_min", "TASKS_PER_MIN", "Poisson arrivals"),
-    ("load", "load", "FRACTION", "Poisson arrivals at this fraction of the cluster's capacity, up to 2"),
+    ("rate", "rate_per_min", "TASKS_PER_MIN", "arrivals at this rate, Poisson unless --arrivals says otherwise"),
+    ("load", "load", "FRACTION", "arrivals at this fraction of the cluster's capacity, up to 2"),
     ("concurrency", "concurrency", "N", "so many tasks at a time, each followed by the next"),
+    ("arrivals", "arrivals", "WORD", "recorded, at-once, poisson, bursty, diurnal or closed (default: as it fits)"),
+    ("tenants", "tenants", "NAME@WEIGHT+...", "give each task to a tenant, drawn by weight"),
     (
         "over-length",
         "over_length",
@@ -41,7 +44,13 @@ _POLICIES = (
     ("order", "order", "SPEC", "which waiting call comes first"),
     ("evict", "evict", "SPEC", "which idle context loses its blocks"),
 )
-_EXCLUSIVE = (("trace", "workload"), ("rate", "load", "concurrency"))
+_READING = (  # of the trace commands: how a file is read
+    ("block-tokens", "N", "tokens of a block, for agentic_mooncake (default 512)"),
+    ("turns", "FILE", "which request answers which, for requests with block ids"),
+    ("share", "WORD", "prefix (default) or session: whether sessions and spans share their instructions"),
+    ("seed", "S", "of what is drawn because the source lacks it (default 0)"),
+)
+_EXCLUSIVE = (("trace", "workload", "mix"), ("rate", "load", "concurrency"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,8 +83,16 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     run.add_argument("--preset", metavar="NAME", help="a served system: vllm-0.6 or vllm-0.15 (default)")
     _experiment_options(run)
     compare = _add(subparsers, "compare", "simulate several presets on the same tasks", commands["compare"])
-    compare.add_argument("--presets", metavar="A,B,...", required=True, help="presets; differences are from the first")
-    compare.add_argument("--seeds", metavar="N", default="1", help="how many seeds, from --seed on (default 1)")
+    compare.add_argument("--presets", metavar="A,B,...", help="presets; differences are from the first")
+    compare.add_argument(
+        "--variant",
+        metavar="'NAME=PRESET KEY=VALUE ...'",
+        action="append",
+        default=[],
+        help="another system: a preset with some keys changed, under a name of its own; as often as wanted",
+    )
+    compare.add_argument("--seeds", metavar="N", default="5", help="how many seeds, from --seed on (default 5)")
+    compare.add_argument("--no-slo", action="store_true", help="measure no base times for service levels")
     _experiment_options(compare)
     _add(subparsers, "policies", "list the policies and their parameters", commands["policies"])
     check = _add(subparsers, "check", "test that a policy keeps its contract", commands["check"])
@@ -100,12 +117,18 @@ def _trace_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Comm
     for name, text in (
         ("validate", "check every task of a trace"),
         ("stats", "numbers that describe a trace"),
-        ("convert", "write a trace in the native format"),
+        ("convert", "write a trace in another format"),
     ):
         command = _add(subparsers, name, text, commands[f"trace {name}"])
         command.add_argument("trace", metavar="FILE|NAME")
+        for option, metavar, what in _READING:
+            command.add_argument(f"--{option}", metavar=metavar, help=what)
+        if name == "stats":
+            command.add_argument("--figure", metavar="FILE", help="draw them too, as a .png")
+            command.add_argument("--json", action="store_true", help="print them as JSON")
         if name == "convert":
             command.add_argument("--out", metavar="FILE", required=True, help="a .jsonl or .jsonl.gz file")
+            command.add_argument("--to", metavar="FORMAT", default="native", help="native (default), agentic_mooncake")
 
 
 def _experiment_options(parser: argparse.ArgumentParser) -> None:

@@ -86,6 +86,8 @@ class PlannedTask:
     task: Task
     number: int
     tenant: int
+    arrival_ps: int = 0
+    expected_tct_ps: int | None = None
     calls: list[PlannedCall] = field(default_factory=list)
     chains: list[list[PlannedCall]] = field(default_factory=list)
 

@@ -267,7 +267,7 @@ class ReferenceReplica:
             held = self.cache.num_blocks - self.cache.free
             view = self.view
             log = self.logs.occupancy
-            log.append(log.pack(now, view.replica, held, self.cache.cached, view.waiting, view.running))
+            log.append(log.pack(now, view.replica, held, self.cache.cached, view.waiting, view.running, self.busy))
         if self.in_flight:
             boundary = Event(self.env)
             boundary._ok = True

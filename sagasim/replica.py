@@ -240,7 +240,7 @@ class Replica(Scheduler):
             view = self.view
             held = cache.num_blocks - cache.free
             log = self.logs.occupancy
-            log.append(log.pack(now, view.replica, held, cache.cached, view.waiting, view.running))
+            log.append(log.pack(now, view.replica, held, cache.cached, view.waiting, view.running, self.busy))
         if not self.idle:
             self._plan_jump(fresh)
         elif self.inbox:

@@ -82,10 +82,12 @@ def work_label(config: Config, tasks: int) -> str:
         "at-once": "all at once",
         "closed": f"{config.concurrency} at a time",
         "poisson": f"{config.rate_per_min or 0:.4g} a minute",
+        "bursty": f"{config.rate_per_min or 0:.4g} a minute in bursts",
+        "diurnal": f"{config.rate_per_min or 0:.4g} a minute, swinging",
     }.get(config.arrivals, config.arrivals)
     if config.load is not None:
         arriving += f" (load {config.load:g})"
-    source = (config.trace or config.workload or "").replace("\\", "/").rsplit("/", 1)[-1]
+    source = (config.trace or config.workload or config.mix or "").replace("\\", "/").rsplit("/", 1)[-1]
     cluster = f"{config.gpus} x {config.gpu}, {config.model}, tp {config.tp}"
     return f"{source}: {tasks:,} tasks, {arriving}, on {cluster}"
 
@@ -116,7 +118,8 @@ def run_report(config: Config, summary: Mapping[str, Any]) -> str:
     ]
     parts = [
         work_label(config, summary["tasks"]),
-        f"{config_label(config)}, seed {config.seed}, {summary['calls']:,} calls",
+        f"{config_label(config)}, seed {config.seed}, {summary['calls']:,} calls, "
+        f"{summary['measured_tasks']:,} tasks measured, {summary['unfinished_tasks']:,} of them unfinished",
         "",
         aligned(spreads),
         "",
@@ -141,15 +144,18 @@ def _notes(notes: Mapping[str, str]) -> list[str]:
 
 
 def comparison_report(comparison: Mapping[str, Any]) -> str:
-    """One column for each preset, one row for each metric; below, the differences from the first preset."""
-    presets = comparison["presets"]
-    rows = [["mean over seeds" if len(comparison["seeds"]) > 1 else "", *presets]]
+    """One column for each system, one row for each metric; below, how the others differ from the first."""
+    systems, seeds = comparison["presets"], comparison["seeds"]
+    rows = [["mean over seeds" if len(seeds) > 1 else "", *systems]]
     for metric in comparison["metrics"]:
         show = _percent if metric["share"] else number
-        rows.append([metric["title"], *(show(metric["by_preset"][name]["mean"]) for name in presets)])
-    parts = [comparison["work"], "", aligned(rows)]
-    if len(presets) > 1:
+        rows.append([metric["title"], *(show(metric["by_preset"][name]["mean"]) for name in systems)])
+    drawn = ", the trace drawn again for each" if comparison["resampled"] else ""
+    head = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}{drawn}; {comparison['window']}"
+    parts = [comparison["work"], head, "", aligned(rows)]
+    if len(systems) > 1:
         parts += ["", _difference_table(comparison)]
+    parts += _level_tables(comparison)
     return "\n".join([*parts, *_notes(comparison["notes"])])
 
 
@@ -160,30 +166,62 @@ def _difference_table(comparison: Mapping[str, Any]) -> str:
     for metric in comparison["metrics"]:
         cells = [_difference(metric["by_preset"][name], share=metric["share"]) for name in others]
         rows.append([metric["title"], *cells])
-    return aligned(rows)
+    note = "* differs with p < 0.05: paired t-test over seeds, Holm's correction for all the rows and columns together"
+    return aligned(rows) + (f"\n{note}" if several else "")
 
 
 def _difference(cell: Mapping[str, Any], *, share: bool) -> str:
-    """`-12.3 [-14.0, -10.6], -34 %`: mean of the paired differences, its interval, and the ratio of the means."""
+    """`-34.1 % [-36.0, -32.2] *`: ratio of geometric means, or difference of shares in points, with its interval."""
     difference = cell["difference"]
     if difference["mean"] is None:
         return "-"
-    scale = 100 if share else 1
-    text = f"{scale * difference['mean']:+,.4g}" + (" points" if share else "")
-    if difference["low"] is not None:
-        text += f" [{scale * difference['low']:+,.4g}, {scale * difference['high']:+,.4g}]"
-    if not share and difference["relative"] is not None:
-        text += f", {100 * difference['relative']:+.0f} %"
-    return text
+    mark = {True: " *", False: "  ", None: ""}[difference["significant"]]
+    if not share and difference["ratio"] is not None:
+        parts = [difference[key] for key in ("ratio", "ratio_low", "ratio_high")]
+        values = [None if value is None else 100 * (value - 1) for value in parts]
+        unit = " %"
+    else:
+        scale = 100 if share else 1
+        values = [None if difference[k] is None else scale * difference[k] for k in ("mean", "low", "high")]
+        unit = " points" if share else ""
+    text = f"{values[0]:+,.3g}{unit}"
+    if values[1] is not None:
+        text += f" [{values[1]:+,.3g}, {values[2]:+,.3g}]"
+    return text + mark
 
 
-def stats_report(stats: Mapping[str, Any]) -> str:
-    """The numbers that describe a trace: quantiles as a table, the rest one to a line."""
+def _level_tables(comparison: Mapping[str, Any]) -> list[str]:
+    """Attainment of service levels, and what no policy can attain."""
+    parts: list[str] = []
+    titles = {"idle": "their time alone on an idle cluster", "expected": "their expected time at half load"}
+    for which, level in comparison["slo"].items():
+        rows = [[f"tasks within m times {titles[which]}", *(f"{m:g}" for m in level["multipliers"])]]
+        rows += [
+            [name, *(_percent(point["mean"]) for point in level["by_preset"][name])] for name in comparison["presets"]
+        ]
+        parts += ["", aligned(rows)]
+    crowding = comparison.get("crowding")
+    if crowding is not None:
+        parts.append(
+            f"{crowding['calls']:,} calls of {crowding['context_tokens']:,} tokens fill half of a replica's memory; a "
+            f"decode step then takes {crowding['slower']:.2f} times as long as alone, and no policy can keep decoding "
+            "nearer to the idle time from there on"
+        )
+    return parts
+
+
+def stats_report(stats: Mapping[str, Any], filled: Mapping[str, str] | None = None) -> str:
+    """The numbers that describe a trace: quantiles as a table, the rest one to a line, then what was drawn."""
     columns = ("p5", "p50", "p95", "p99", "mean")
     rows = [["", *columns]]
     rows += [[key, *(number(value[column]) for column in columns)] for key, value in stats.items() if _is_row(value)]
-    facts = [[key, number(value)] for key, value in stats.items() if not _is_row(value)]
-    return "\n".join([aligned(rows), "", aligned(facts, header=False)])
+    facts = [
+        [key, value if isinstance(value, str) else number(value)]
+        for key, value in stats.items()
+        if not _is_row(value) and value is not None
+    ]
+    notes = [f"not in the source: {key}: {text}" for key, text in (filled or {}).items()]
+    return "\n".join([aligned(rows), "", aligned(facts, header=False), *([""] if notes else []), *notes])
 
 
 def _is_row(value: object) -> bool:

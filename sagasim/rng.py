@@ -54,6 +54,17 @@ class Stream:
         """Gamma with shape 2: the sum of two exponentials."""
         return self.exponential(mean / 2) + self.exponential(mean / 2)
 
+    def gamma(self, shape: float) -> float:
+        """Gamma with scale 1, by rejection (Marsaglia and Tsang 2000); below shape 1 from that of shape + 1."""
+        if shape < 1.0:
+            return self.gamma(shape + 1.0) * math.pow(1.0 - self.uniform(), 1.0 / shape)
+        d = shape - 1.0 / 3.0
+        while True:
+            x = self.normal()
+            v = math.pow(max(0.0, 1.0 + x / math.sqrt(9.0 * d)), 3.0)
+            if v > 0.0 and math.log(1.0 - self.uniform()) < 0.5 * x * x + d * (1.0 - v + math.log(v)):
+                return d * v
+
     def weighted(self, weights: Sequence[float]) -> int:
         """Index drawn in proportion to the weights."""
         sums = list(accumulate(weights))

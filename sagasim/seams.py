@@ -39,6 +39,8 @@ class Request(NamedTuple):
     context: Context
     prompt_tokens: int
     submitted_ps: int
+    arrival_ps: int  # of the task
+    expected_tct_ps: int | None  # what tasks like it took so far, as known when it arrived; None: none has ended yet
 
 
 class IdleContext(NamedTuple):

@@ -26,7 +26,7 @@ from sagasim.plan import PlannedTask
 from sagasim.replica import Replica
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView
-from sagasim.units import BLOCK_TOKENS
+from sagasim.units import BLOCK_TOKENS, MAX_PS, ps_from_s
 
 if TYPE_CHECKING:
     from sagasim.reference import ReferenceReplica
@@ -88,7 +88,7 @@ def simulate(
     env = Clock()
     settings = engine_settings(config)
     logs = Logs(Table(CALLS), Table(OCCUPANCY))
-    task_log = Table(TASKS)
+    ends = Table(TASKS)
     count = 0
 
     def on_finish(_: InFlight) -> None:
@@ -111,25 +111,31 @@ def simulate(
     engines: list[Engine] = list(replicas)
     cluster = Cluster(env, engines, router, Stream(config.seed, "route"), sees_cache=route.sees_cache)
 
-    def ended(plan: PlannedTask) -> None:
-        for forget in forgets:
-            forget(plan)
+    def forget(plan: PlannedTask) -> None:
+        for each in forgets:
+            each(plan)
 
     checked = _checked(tasks, config)
     closed = config.concurrency if config.arrivals == "closed" else None
-    agents = Agents(env, checked, cluster.submit, task_log, concurrency=closed, ended=ended)
+    agents = Agents(env, checked, cluster.submit, ends, concurrency=closed, ended=forget)
+    horizon = MAX_PS if config.horizon_s is None else ps_from_s(config.horizon_s)
     with _rare_collections():
-        env.run_to(agents.done)
+        ended = env.run_to(agents.done, horizon)
+    if not ended:
+        agents.log_unfinished()
     for replica in replicas:
         if isinstance(replica, Replica):
+            if not ended:
+                replica.settle(horizon)
             replica.cache.check_integrity()
     calls, occupancy = logs.calls.columns("task", "call"), logs.occupancy.columns("time_ps", "replica")
     columns = _replica_columns(replicas, calls)
-    check_log(calls, occupancy, columns, settings.max_num_seqs)
+    task_log = ends.columns("task")
+    check_log(calls, task_log, occupancy, columns, settings.max_num_seqs)
     return Result(
         config,
         calls,
-        task_log.columns("task"),
+        task_log,
         occupancy,
         columns,
         agents.task_names,
@@ -256,6 +262,7 @@ def _replica_columns(replicas: Sequence[AnyReplica], calls: Columns) -> Columns:
                 replica.step_end,
                 replica.cache.evicted,
                 replica.preemptions,
+                replica.view.loads[number],
             )
         )
     return table.columns("replica")

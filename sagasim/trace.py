@@ -1,6 +1,6 @@
 """Traces: a name or a file in, tasks out; what they hold, what is too long, how many of them.
 
-open_trace("weka")  ->  Trace  ->  .tasks(seed)  ->  take, over_length, arrivals.assign  ->  simulate
+open_trace("weka")  ->  Trace  ->  .tasks(seed)  ->  take, over_length, arrivals  ->  simulate
 """
 
 from __future__ import annotations
@@ -8,23 +8,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from sagasim.core import Call, Task
 from sagasim.errors import ConfigError, TraceError, nearest
 from sagasim.hardware import data_dir
-from sagasim.importers.agentic_mooncake import BLOCK_TOKENS, looks_like_agentic_mooncake, read_agentic_mooncake
-from sagasim.importers.lines import parse, read_lines
-from sagasim.importers.native import read_header, read_native, write_trace
-from sagasim.importers.sessions import filled_texts, looks_like_sessions, read_sessions
+from sagasim.importers.formats import detect, open_source
+from sagasim.importers.native import write_trace
+from sagasim.trace_stats import trace_stats
 
 __all__ = [
     "LengthReport",
     "Trace",
+    "convert",
+    "format_of",
     "open_trace",
     "over_length",
     "take",
@@ -34,17 +32,21 @@ __all__ = [
     "write_trace",
 ]
 
-EMBEDDED = {
-    "agentic-mooncake-sample": "agentic_mooncake_sample.jsonl",
-    "lmcache-magagent": "lmcache_magagent.sessions.jsonl.gz",
-    "lmcache-miniswe": "lmcache_miniswe.sessions.jsonl.gz",
-    "swe-bench-mini": "swebench_mini_swe_gemini3.sessions.jsonl.gz",
-    "tau-bench": "taubench_airline_gpt4o.sessions.jsonl.gz",
-    "weka": "weka_claude_code.sessions.jsonl.gz",
+_MOONCAKE = "mooncake_conversation.requests.jsonl.gz"
+EMBEDDED: dict[str, tuple[str, dict[str, str]]] = {  # name -> its file, and the files that are its options
+    "agentic-mooncake-sample": ("agentic_mooncake_sample.jsonl", {}),
+    "azure-code": ("azure_llm_2023_code.csv.gz", {}),
+    "azure-conversation": ("azure_llm_2023_conv.csv.gz", {}),
+    "lmcache-magagent": ("lmcache_magagent.sessions.jsonl.gz", {}),
+    "lmcache-miniswe": ("lmcache_miniswe.sessions.jsonl.gz", {}),
+    "mooncake-conversation": (_MOONCAKE, {}),
+    "mooncake-conversation-turns": (_MOONCAKE, {"turns": "mooncake_conversation.derived_turns.csv.gz"}),
+    "mooncake-synthetic": ("mooncake_synthetic.requests.jsonl.gz", {}),
+    "swe-bench-mini": ("swebench_mini_swe_gemini3.sessions.jsonl.gz", {}),
+    "tau-bench": ("taubench_airline_gpt4o.sessions.jsonl.gz", {}),
+    "weka": ("weka_claude_code.sessions.jsonl.gz", {}),
 }
-OPTIONS = {"native": (), "sessions": ("share",), "agentic_mooncake": ("block_tokens",)}
-SHARES = ("prefix", "session")
-LONG_TOKENS = 131_072  # the context length of the models sagasim knows
+TARGETS = ("native", "agentic_mooncake")
 
 Mode = Literal["drop", "truncate", "extend"]
 
@@ -75,89 +77,75 @@ def trace_names() -> list[str]:
 
 
 def open_trace(name_or_path: str | Path, **options: Any) -> Trace:
-    """An embedded trace by name, or a file whose format its first line tells.
+    """An embedded trace by name, or a file whose format its content tells.
 
-    Options: block_tokens=512 for agentic_mooncake; share="prefix" or "session" for session files (whether sessions
-    share tools and system prompt). Raises TraceError for a file, ConfigError for an option that makes no sense.
+    Options: share="prefix" or "session" for sessions and OpenTelemetry spans (whether tasks share their instructions);
+    block_tokens=512 and turns=FILE for requests with block ids (FILE says which request answers which). Raises
+    TraceError for a file, ConfigError for an option that makes no sense.
     """
-    path = _path(str(name_or_path))
-    lines = read_lines(path)
-    _, line = next(lines)
-    where = f"{path}:1"
-    first = parse(line, where)
-    trace_format = _format(first, where)
-    _check_options(trace_format, options)
-    name = str(name_or_path) if str(name_or_path) in EMBEDDED else path.name.split(".")[0]
-    filled: dict[str, str] = {}
-    read: Callable[[int], Iterator[Task]]
-    if trace_format == "native":
-        header = read_header(line, where)
-        name, filled = header.get("name", name), header["filled"]
-        read = partial(_unseeded, partial(read_native, path))
-    elif trace_format == "sessions":
-        filled = filled_texts(first)
-        read = partial(_sessions, path, options.get("share", "prefix"))
-    else:
-        read = partial(_unseeded, partial(read_agentic_mooncake, path, options.get("block_tokens", BLOCK_TOKENS)))
-    return Trace(name, path, _digest(path), filled, trace_format, read)
+    name = str(name_or_path)
+    path, given = _path(name)
+    options = given | options
+    source = open_source(path, options)
+    name = name if name in EMBEDDED else source.name or path.name.split(".")[0]
+    files = [path] if options.get("turns") is None else [path, Path(options["turns"])]
+    return Trace(name, path, _digest(files), source.filled, source.format, source.read)
 
 
-def _unseeded(read: Callable[[], Iterator[Task]], _seed: int) -> Iterator[Task]:
-    """Formats that leave nothing to fill."""
-    return read()
+def format_of(name_or_path: str | Path) -> str:
+    """The format of a trace, as its content tells. Raises TraceError."""
+    return detect(_path(str(name_or_path))[0])
 
 
-def _sessions(path: Path, share: str, seed: int) -> Iterator[Task]:
-    return read_sessions(path, seed, share)
-
-
-def _path(name: str) -> Path:
+def _path(name: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a trace, and the options that an embedded one comes with."""
     if name in EMBEDDED:
-        return data_dir() / "traces" / EMBEDDED[name]
+        folder = data_dir() / "traces"
+        file, files = EMBEDDED[name]
+        return folder / file, {key: folder / value for key, value in files.items()}
     path = Path(name)
     if not path.exists() and path.name == name and "." not in name:
         raise TraceError(f"unknown trace {name!r}", expected=f"a file, or {nearest(name, EMBEDDED)}")
-    return path
+    return path, {}
 
 
-def _format(first: dict[str, Any], where: str) -> str:
-    if "sagasim_trace" in first:
-        return "native"
-    if looks_like_sessions(first):
-        return "sessions"
-    if looks_like_agentic_mooncake(first):
-        return "agentic_mooncake"
-    keys = ", ".join(sorted(first)[:5]) or "none"
-    expected = "a native header (sagasim_trace), a session (sid, steps) or a request (input_length, output_length)"
-    raise TraceError(f"unknown format (keys: {keys:.80})", where=where, expected=expected)
+def _digest(paths: list[Path]) -> str:
+    """SHA-256 of a file; of several, that of their digests one after the other."""
+    digests = []
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        except OSError as error:
+            what = f"cannot be read ({error.strerror})"
+            raise TraceError(what, where=str(path), expected="a readable file") from None
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _check_options(trace_format: str, options: dict[str, Any]) -> None:
-    valid = OPTIONS[trace_format]
-    for key, value in options.items():
-        if key not in valid:
-            expected = nearest(key, valid) if valid else "no options"
-            raise ConfigError(f"unknown option {key!r} of a trace in format {trace_format}", expected=expected)
-        if key == "share" and value not in SHARES:
-            raise ConfigError(f"share is {value!r}", expected=nearest(str(value), SHARES))
-        if key == "block_tokens" and (type(value) is not int or not 1 <= value <= 10**6):
-            raise ConfigError(f"block_tokens is {value!r}", expected="a whole number from 1")
+def convert(
+    trace: Trace, path: str | Path, to: str = "native", block_tokens: int = 512, seed: int = 0
+) -> dict[str, str]:
+    """Write a trace in another format, whole or not at all; returns what the format cannot hold, with counts.
+
+    to: "native" loses nothing; "agentic_mooncake" keeps lengths, dependencies, waits, and sharing in whole blocks of
+    `block_tokens` tokens. Raises TraceError, or ConfigError for an unknown format.
+    """
+    if to not in TARGETS:
+        raise ConfigError(f"unknown format {to!r}", where="--to", expected=nearest(to, TARGETS))
+    if to == "native":
+        write_trace(path, trace.tasks(seed), {"name": trace.name, "filled": trace.filled})
+        return {}
+    from sagasim.importers.agentic_export import write_agentic_mooncake
+
+    return write_agentic_mooncake(path, lambda: trace.tasks(seed), block_tokens)
 
 
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise TraceError(f"cannot be read ({error.strerror})", where=str(path), expected="a readable file") from None
-
-
-def validate(name_or_path: str | Path, **options: Any) -> str:
+def validate(source: str | Path | Trace, seed: int = 0) -> str:
     """One line about a trace that can be replayed; raises TraceError for one that cannot."""
-    trace = open_trace(name_or_path, **options)
+    trace = source if isinstance(source, Trace) else open_trace(source)
     tasks = calls = longest = 0
     prefixes: set[str] = set()
-    for task in trace.tasks():
+    for task in trace.tasks(seed):
         tasks += 1
         calls += len(task.calls)
         prefixes.update(prefix.name for prefix in task.prefixes)
@@ -238,46 +226,3 @@ def _within(task: Task, limit: int) -> tuple[Call, ...]:
         else:
             kept.append(call)
     return tuple(kept)
-
-
-def trace_stats(tasks: Iterable[Task]) -> dict[str, Any]:
-    """What a trace holds: counts, and p5, p50, p95, p99 and mean of tokens and of tool seconds.
-
-    prefix_share: tokens kept per prompt token over all calls but the first of each task; tool_filled_share: part of the
-    tools whose duration is drawn.
-    """
-    prompts, outputs, lengths, seconds = [], [], [], []
-    kept = repeated = filled = longest = over = 0
-    for task in tasks:
-        lengths.append(len(task.calls))
-        longest = max(longest, task.max_tokens)
-        over += task.max_tokens > LONG_TOKENS
-        for place, call in enumerate(task.calls):
-            prompts.append(call.prompt_tokens)
-            outputs.append(call.output_tokens)
-            if place:
-                kept += call.keep_tokens
-                repeated += call.prompt_tokens
-            for tool in call.tools:
-                seconds.append(tool.duration_ps / 1e12)
-                filled += tool.filled
-    return {
-        "tasks": len(lengths),
-        "calls": len(prompts),
-        "calls_per_task": _summary(lengths),
-        "prompt_tokens": _summary(prompts),
-        "output_tokens": _summary(outputs),
-        "prefix_share": kept / repeated if repeated else None,
-        "tools": len(seconds),
-        "tool_s": _summary(seconds),
-        "tool_filled_share": filled / len(seconds) if seconds else None,
-        "longest_context_tokens": longest,
-        f"tasks_over_{LONG_TOKENS}_tokens": over,
-    }
-
-
-def _summary(values: list[Any]) -> dict[str, float] | None:
-    if not values:
-        return None
-    p5, p50, p95, p99 = np.percentile(values, [5, 50, 95, 99])
-    return {"p5": float(p5), "p50": float(p50), "p95": float(p95), "p99": float(p99), "mean": float(np.mean(values))}

@@ -134,7 +134,7 @@ def whole_run(folder: Path, agents: int = 600, calls: int = 20) -> list[Row]:
     write_sessions(path, agents, calls)
     command = [sys.executable, "-m", "sagasim", "run", "--trace", str(path), "--gpus", "64", "--tp", "1"]
     command += ["--model", "llama-3.1-8b", "--preset", "vllm-0.15", "--out", str(folder / "out")]
-    subprocess.run([sys.executable, "-m", "compileall", "-q", "sagasim"], cwd=ROOT, check=True)  # as an installation has
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "sagasim"], cwd=ROOT, check=True)  # as when installed
     walls, scaled = [], []
     for _ in range(5):
         before = bare()

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["SAGASIM_PURE"] = "1"  # tests plant errors in the sources; test_compiled.py runs what is compiled
 
 from sagasim.config import Config
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns
 from sagasim.simulate import Result
+
+settings.register_profile("sagasim", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test is timed
+settings.load_profile("sagasim")
 
 Rows = list[dict[str, int]]
 

@@ -110,7 +110,7 @@ def test_a_wrong_option(
         (["run", "--workload", "nonsense", "--out", "x"], ["nonsense", "one of"]),
         (["compare", "--trace", "weka", "--out", "x"], ["--presets"]),
         (["compare", "--presets", "vllm-0.6,vllm-0.7", "--trace", "weka", "--out", "x"], ["vllm-0.7", "perhaps"]),
-        (["compare", "--presets", "vllm-0.6,vllm-0.6", "--trace", "weka", "--out", "x"], ["each preset once"]),
+        (["compare", "--presets", "vllm-0.6,vllm-0.6", "--trace", "weka", "--out", "x"], ["each name once"]),
         (["compare", "--presets", "vllm-0.6", "--seeds", "0", "--trace", "weka", "--out", "x"], ["--seeds"]),
         (["compare", "--presets", "vllm-0.6", "--seeds", "x", "--trace", "weka", "--out", "x"], ["--seeds", "'x'"]),
         (["trace"], ["COMMAND"]),

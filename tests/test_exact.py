@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sagasim.config import Config
 from sagasim.core import Call, Task, check_task
 from sagasim.cost import constant_calibration
+from sagasim.eventlog import UNFINISHED
 from sagasim.laws import check_tasks
 from sagasim.simulate import Result, simulate
+from sagasim.units import PS_PER_US as US
 from tests import strategies
 
 
@@ -50,6 +53,37 @@ def test_fast_equals_reference(tasks: list[Task], config: Config, calibration: d
 @settings(max_examples=150)
 def test_fast_equals_reference_when_crowded(tasks: list[Task], config: Config, calibration: dict[str, Any]) -> None:
     assert_equal(*both(config, tasks, calibration))
+
+
+@given(strategies.tasks(), strategies.configs(), strategies.calibrations(), st.integers(1, 400))
+@settings(max_examples=100)
+def test_fast_equals_reference_when_cut_off(
+    tasks: list[Task], config: Config, calibration: dict[str, Any], horizon_us: int
+) -> None:
+    """Steps a thousand times longer, so that whole microseconds cut runs anywhere."""
+    slower = _times(calibration, 1000)
+    fast, slow = both(replace(config, horizon_s=horizon_us / 10**6), tasks, slower)
+    assert_equal(fast, slow)
+    whole = simulate(config, tasks, calibration=slower)
+    cut_ps = horizon_us * US
+    ended = whole.calls["finished_ps"] <= cut_ps
+    assert np.array_equal(fast.calls["finished_ps"], whole.calls["finished_ps"][ended])
+    begun = whole.tasks["arrival_ps"] <= cut_ps
+    expected = np.where(whole.tasks["finished_ps"] <= cut_ps, whole.tasks["finished_ps"], UNFINISHED)
+    assert np.array_equal(fast.tasks["finished_ps"], expected[begun])
+    sent = int((whole.calls["submitted_ps"] <= cut_ps).sum())
+    assert int(fast.replicas["in_flight"].sum()) == sent - int(ended.sum())
+
+
+def _times(value: Any, factor: int) -> Any:
+    """A calibration with every time multiplied."""
+    if isinstance(value, dict):
+        return {key: _times(v, factor) if _is_time(key, v) else v for key, v in value.items()}
+    return [_times(v, factor) for v in value] if isinstance(value, list) else value * factor
+
+
+def _is_time(key: str, value: Any) -> bool:
+    return isinstance(value, dict) or key == "ps" or key.endswith("_ps") or key.startswith("per_")
 
 
 def test_replicas_that_decide_at_the_same_moment_do_so_in_their_order() -> None:

@@ -13,22 +13,26 @@ import sagasim
 LAYERS = """
 units errors
 compiled
-core rng eventlog
+core rng eventlog expectation
 plan
 seams
 hardware
-fill importers trace workloads arrivals
+fill importers trace_stats trace workloads
 calibrate_tables calibrate_terms calibrate cost
 kvcache
 policies
 clock batching scheduler replica reference
 agent cluster
 config laws
+arrivals sources
 simulate
 metrics contract
 capacity
-experiment
-report figures results
+work
+experiment slo stats
+report
+comparison
+figures figures_compared trace_figures results
 options
 cli
 __main__

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sagasim.eventlog import UNFINISHED
 from sagasim.metrics import (
     CURVE_POINTS,
     curve,
@@ -140,8 +141,44 @@ def test_figure_entry_is_small_and_finite(two_tasks: Result) -> None:
 
 def test_without_a_cache_the_kept_context_is_prefilled_again(make_result: Callable[..., Result]) -> None:
     calls = [{"prompt_tokens": 100}, {"prompt_tokens": 150, "kept_tokens": 110}]
-    found = summary(make_result(calls=calls, tasks=[], prefix_caching=False))
+    found = summary(make_result(calls=calls, tasks=[{"finished_ps": 1}], prefix_caching=False))
     assert (found["first_tokens"], found["regenerated_uncached_tokens"], found["regenerated_share"]) == (140, 110, 0.44)
+
+
+def test_a_window_leaves_the_first_and_last_tasks_out(make_result: Callable[..., Result]) -> None:
+    """Ten tasks a second apart; the first two and the last three are not measured, nor the time they arrive in."""
+    s = 10**12
+    tasks = [{"task": i, "arrival_ps": i * s, "finished_ps": (i + 2 + i % 2) * s, "calls": 1} for i in range(10)]
+    calls = [
+        {"task": i, "submitted_ps": i * s, "admitted_ps": i * s, "first_token_ps": (i + 1) * s,
+         "finished_ps": (i + 2) * s, "prompt_tokens": 10 + i, "output_tokens": 2}
+        for i in range(10)
+    ]  # fmt: skip
+    occupancy = [
+        {"time_ps": 0, "held_blocks": 10, "busy_ps": s},
+        {"time_ps": 4 * s, "held_blocks": 0, "busy_ps": 3 * s},
+    ]
+    replicas = [{"num_blocks": 10, "busy_ps": 6 * s, "last_step_end_ps": 10 * s}]
+    run = {"calls": calls, "tasks": tasks, "occupancy": occupancy, "replicas": replicas}
+    found = summary(make_result(**run, warmup=0.2, cooldown=0.3))
+    assert (found["tasks"], found["measured_tasks"], found["measured_calls"]) == (10, 5, 5)
+    assert (found["measured_from_s"], found["measured_to_s"], found["makespan_s"]) == (2, 7, 12)
+    assert found["tct_s"]["mean"] == 2.4
+    assert found["prompt_tokens"] == 12 + 13 + 14 + 15 + 16
+    assert found["tasks_per_min"] == 12 * 4  # of the ends 2, 4, 4, 6, 6, 8, ... four are after 2 s and up to 7 s
+    assert found["output_tokens_per_s"] == 2  # calls end every second
+    assert found["kv_held_share"] == 0.4  # full until 4 s of 2 s to 7 s
+    # busy: 2 s at 2 s, half way between the rows; 4.5 s at 7 s, half way to the end
+    assert found["gpu_busy_share"] == 0.5
+
+
+def test_a_task_that_was_cut_off_counts_with_its_age(make_result: Callable[..., Result]) -> None:
+    s = 10**12
+    tasks = [{"task": 0, "finished_ps": 4 * s, "calls": 1}, {"task": 1, "arrival_ps": s, "finished_ps": UNFINISHED}]
+    found = summary(make_result(calls=[{"task": 0, "finished_ps": 4 * s}], tasks=tasks, horizon_s=10.0))
+    assert (found["unfinished_tasks"], found["makespan_s"]) == (1, 10)
+    assert found["tct_s"]["mean"] == 6.5
+    assert found["tasks_per_min"] == 6
 
 
 def test_steady_rate_leaves_both_ends_out(make_result: Callable[..., Result]) -> None:

@@ -1,7 +1,8 @@
 """Lines of JSON from files nobody has checked: reading with limits, and the checks of single values.
 
-Every error names file and line. A line longer than LINE_BYTES is refused while it is read, so that a small gzip file
-that unpacks to gigabytes costs no more memory than one line.
+Every error names file and line. A line longer than LINE_BYTES is refused while it is read, and one that would
+fill more than LINE_OBJECT_BYTES as Python objects before it is decoded, so that a small gzip file that unpacks to much
+costs little memory.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from sagasim.units import ps_from_s
 
 __all__ = [
     "LINE_BYTES",
+    "MAX_ROWS",
+    "MAX_SECONDS",
     "duration",
     "mapping",
     "number",
     "optional_seconds",
     "parse",
+    "parse_text",
+    "raw_lines",
+    "read_document",
     "read_lines",
     "sequence",
     "text",
@@ -34,6 +40,8 @@ __all__ = [
 ]
 
 LINE_BYTES = 64 * 2**20
+LINE_OBJECT_BYTES = 512 * 2**20  # of one line as Python objects: 32 bytes a value, 64 a list, 192 an object
+MAX_ROWS = 2_000_000  # of a file that is held in memory as a whole
 NAME_CHARACTERS = 400
 MAX_SECONDS = MAX_DURATION_PS / 10**12
 
@@ -41,10 +49,25 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line) of a text file, plain or gzip as its first bytes say.
+    """(line number from 1, line) of a file of JSON lines.
 
     One empty line at the end is skipped, any other is an error. A file without lines is an error.
     """
+    empty = 0
+    count = 0
+    for count, line in raw_lines(path):
+        if empty:
+            raise TraceError("an empty line", where=f"{path}:{empty}", expected="one JSON object per line")
+        if line.isspace():
+            empty = count
+        else:
+            yield count, line
+    if count == (1 if empty else 0):
+        raise TraceError("an empty file", where=str(path), expected="at least one line of JSON")
+
+
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line) of any text file, plain or gzip as its first bytes say; empty lines too."""
     if path.is_dir():
         raise TraceError("a folder", where=str(path), expected="a trace file")
     if path.exists() and not path.is_file():
@@ -55,7 +78,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             zipped = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
-            for number, line in _limited(stream, path):
+            for number, line in enumerate(iter(lambda: stream.readline(LINE_BYTES + 1), b""), start=1):
+                if len(line) > LINE_BYTES:
+                    expected = f"at most {LINE_BYTES >> 20} MiB a line"
+                    raise TraceError("a line that is too long", where=f"{path}:{number}", expected=expected)
                 yield number, line
     except FileNotFoundError:
         raise TraceError("no such file", where=str(path), expected="a trace file") from None
@@ -65,28 +91,25 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from None
     except OSError as error:
         raise TraceError(f"cannot be read ({error.strerror})", where=str(path), expected="a readable file") from None
-    if not number:
-        raise TraceError("an empty file", where=str(path), expected="at least one line of JSON")
 
 
-def _limited(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
-    empty = 0
-    for number, line in enumerate(iter(lambda: stream.readline(LINE_BYTES + 1), b""), start=1):
-        if len(line) > LINE_BYTES:
-            expected = f"at most {LINE_BYTES >> 20} MiB a line"
-            raise TraceError("a line that is too long", where=f"{path}:{number}", expected=expected)
-        if empty:
-            raise TraceError("an empty line", where=f"{path}:{empty}", expected="one JSON object per line")
-        if line.isspace():
-            empty = number
-        else:
-            yield number, line
+def read_document(path: Path) -> dict[str, Any]:
+    """The JSON object that is spread over all lines of a file, LINE_BYTES at most."""
+    parts: list[bytes] = []
+    size = 0
+    for _, line in raw_lines(path):
+        parts.append(line)
+        size += len(line)
+        if size > LINE_BYTES:
+            expected = f"at most {LINE_BYTES >> 20} MiB in one document, or one JSON object per line"
+            raise TraceError("a document that is too long", where=str(path), expected=expected)
+    return parse(b"".join(parts), str(path))
 
 
 def parse(line: bytes, where: str) -> dict[str, Any]:
     """The JSON object of a line."""
     try:
-        value = orjson.loads(line)
+        value = parse_text(line, where)
     except orjson.JSONDecodeError as error:
         try:
             line.decode()
@@ -97,6 +120,16 @@ def parse(line: bytes, where: str) -> dict[str, Any]:
     if type(value) is not dict:
         raise TraceError(f"{_kind(value)} instead of an object", where=where, expected="one JSON object per line")
     return value
+
+
+def parse_text(line: bytes, where: str) -> Any:
+    """The value of a JSON text; ValueError where it is none, TraceError where it is too much to decode."""
+    if len(line) > LINE_OBJECT_BYTES // 192:
+        size = 32 * line.count(b",") + 64 * line.count(b"[") + 192 * line.count(b"{")
+        if size > LINE_OBJECT_BYTES:
+            what, expected = "a line of too many values", f"at most {LINE_OBJECT_BYTES >> 20} MiB as objects a line"
+            raise TraceError(what, where=where, expected=expected)
+    return orjson.loads(line)
 
 
 def _kind(value: object) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -13,13 +10,15 @@ from typing import IO, Any
 from sagasim.core import Call, Prefix, Task, Tool, check_task
 from sagasim.errors import TraceError, nearest
 from sagasim.importers.lines import duration, mapping, parse, read_lines, sequence, text, tokens
+from sagasim.importers.names import Names
+from sagasim.importers.writing import write_whole
 from sagasim.units import PS_PER_S, PS_PER_US
 
 __all__ = ["VERSION", "read_header", "read_native", "write_trace"]
 
 VERSION = 1
 HEADER_KEYS = frozenset({"sagasim_trace", "name", "source", "licence", "filled"})
-TASK_KEYS = frozenset({"task", "tenant", "arrival_s", "agent", "prefixes", "calls"})
+TASK_KEYS = frozenset({"task", "tenant", "arrival_s", "agent", "family", "prefixes", "calls"})
 PREFIX_KEYS = frozenset({"name", "extends", "keep_tokens", "new_tokens"})
 CALL_KEYS = PREFIX_KEYS | {"output_tokens", "after", "delay_s", "tools", "agent"}
 TOOL_KEYS = frozenset({"name", "s", "filled"})
@@ -49,7 +48,7 @@ def check_header(header: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def read_native(path: Path) -> Iterator[Task]:
     """The tasks of a native file, one in memory at a time, checked."""
-    seen: set[str] = set()
+    seen = Names()
     known: dict[str, Prefix] = {}
     lines = read_lines(path)
     first, line = next(lines)
@@ -59,15 +58,14 @@ def read_native(path: Path) -> Iterator[Task]:
         task = _task(parse(line, where), where)
         check_across(task, where, seen, known)
         yield task
-    if not seen:
+    if not len(seen):
         raise TraceError("a header without tasks", where=str(path), expected="one task per line after the header")
 
 
-def check_across(task: Task, where: str, seen: set[str], known: dict[str, Prefix]) -> None:
+def check_across(task: Task, where: str, seen: Names, known: dict[str, Prefix]) -> None:
     """Raise TraceError where `task` contradicts the tasks before it; remembers it in `seen` and `known`."""
-    if task.name in seen:
+    if not seen.add(task.name):
         raise TraceError(f"task {task.name!r} twice", where=where, expected="task names unique within the file")
-    seen.add(task.name)
     for prefix in task.prefixes:
         if known.setdefault(prefix.name, prefix) != prefix:
             expected = "one declaration per prefix name in a file"
@@ -94,6 +92,7 @@ def _task(fields: dict[str, Any], where: str) -> Task:
         arrival_ps=None if arrival is None else duration(arrival, "arrival_s", where),
         prefixes=prefixes,
         agent=_agent(fields, where),
+        family=text(fields["family"], "family", where) if "family" in fields else "",
     )
     check_task(task, where)
     return task
@@ -193,32 +192,12 @@ def write_trace(path: str | Path, tasks: Iterable[Task], header: Mapping[str, An
     header: name, source, licence, filled; all optional. Raises TraceError if the file exists, has no tasks, or a task
     cannot be replayed or written without loss (times are whole microseconds).
     """
-    path = Path(path)
-    if path.exists():
-        raise TraceError("exists already", where=str(path), expected="the name of a new file")
     checked = check_header(header, "header")
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        what = f"cannot be written ({error.strerror})"
-        raise TraceError(what, where=str(path), expected="a folder that can be written") from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            if path.name.endswith(".gz"):
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as stream:
-                    _write(stream, tasks, checked, path)  # type: ignore[arg-type]
-            else:
-                _write(raw, tasks, checked, path)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_whole(Path(path), lambda stream: _write(stream, tasks, checked, Path(path)))
 
 
 def _write(stream: IO[bytes], tasks: Iterable[Task], header: dict[str, Any], path: Path) -> None:
-    seen: set[str] = set()
+    seen = Names()
     known: dict[str, Prefix] = {}
     stream.write(_line(header))
     for task in tasks:
@@ -226,7 +205,7 @@ def _write(stream: IO[bytes], tasks: Iterable[Task], header: dict[str, Any], pat
         check_task(task, where)
         check_across(task, where, seen, known)
         stream.write(_line(task_fields(task)))
-    if not seen:
+    if not len(seen):
         raise TraceError("no tasks to write", where=str(path), expected="at least one task")
 
 
@@ -250,6 +229,8 @@ def task_fields(task: Task) -> dict[str, Any]:
         fields["arrival_s"] = _seconds(task.arrival_ps, where)
     if task.agent:
         fields["agent"] = text(task.agent, "agent", where)
+    if task.family:
+        fields["family"] = text(task.family, "family", where)
     if task.prefixes:
         fields["prefixes"] = [_context_fields(prefix, where) for prefix in task.prefixes]
     before: tuple[str, ...] = ()

@@ -10,24 +10,19 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sagasim.core import Call, Prefix, Task, check_task
 from sagasim.errors import TraceError
-from sagasim.importers.lines import duration, sequence, whole
+from sagasim.importers.lines import duration, sequence, text, whole
 from sagasim.importers.runs import RunTrie
 from sagasim.importers.session_lines import NEVER, SPAWN_SLACK_S, Line, Step, load_sessions
 from sagasim.importers.session_tools import filled_texts, quantised, tools_after
 from sagasim.rng import Stream
 from sagasim.units import PS_PER_S
 
-__all__ = ["filled_texts", "looks_like_sessions", "read_sessions"]
+__all__ = ["filled_texts", "read_sessions"]
 
 HR_BLOCK_TOKENS = 64  # where a line does not say block_size
-
-
-def looks_like_sessions(fields: dict[str, Any]) -> bool:
-    return "sid" in fields and "steps" in fields
 
 
 def read_sessions(path: Path, seed: int = 0, share: str = "prefix") -> Iterator[Task]:
@@ -70,7 +65,16 @@ class _Builder:
             arrival_ps=arrival_ps,
             prefixes=tuple(self.prefixes.values()),
             agent=self.root.fields.get("agent") or "",
+            family=self._family(),
         )
+
+    def _family(self) -> str:
+        """Sessions of one family replay one conversation or try one task again."""
+        for key in ("family", "task"):
+            value = self.root.fields.get(key)
+            if type(value) is int or value:
+                return text(str(value), key, self.root.where)
+        return ""
 
     def _add(self, line: Line, position: int) -> None:
         step = line.steps[position]

@@ -1,34 +1,23 @@
 """SWE-bench Verified as the SAGA paper describes it: a chain of calls, each followed by one tool (ReAct).
 
-Published: 37 steps on average and 150 at most, first prompts of 2-4 K tokens, outputs of 100-500, tool latencies by
-their P50, P95 and P99. From the paper's artifact: observations Gamma(2) with mean 350, the mix of tools. Left open
-there and assumed here: uniform prompts and outputs, a geometric number of steps, no tool after the last step, no system
-prompt shared between tasks unless asked for.
+Published (arXiv 2605.00528): 37 steps on average and 150 at most, first prompts of 2-4 K tokens, outputs of 100-500,
+tool latencies by their P50, P95 and P99; 500 tasks. From the paper's artifact: observations Gamma(2) with mean 350,
+the mix of tools. Left open there and assumed here: uniform prompts and outputs, a geometric number of steps, no tool
+after the last step, no system prompt shared between tasks unless asked for.
 """
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-
-from sagasim.core import Call, Prefix, Task, Tool
-from sagasim.errors import ConfigError
-from sagasim.fill import CAP_OF_P99, LATENCY_MS, latency_ps
+from sagasim.core import Task
+from sagasim.fill import CAP_OF_P99, LATENCY_MS
 from sagasim.rng import Stream
+from sagasim.workloads import workload
+from sagasim.workloads.react import FILLED, Agent, Extras, check_agent, make_task
 
-__all__ = ["FILLED", "stop_probability", "task"]
-
-TOOL_NAMES = ("code", "file", "web", "database")
-FILLED = {
-    "steps": "geometric, cut at the largest number of steps, with the stated mean after the cut",
-    "tokens": "first prompts and outputs uniform over whole numbers, observations Gamma(2), at least one token",
-    "tool_s": (
-        "log-latency piecewise linear in the normal quantile through P50, P95 and P99 of the tool, at most 10 x P99 "
-        "unless the option says otherwise; whole microseconds"
-    ),
-}
+__all__ = ["task"]
 
 
+@workload("swe-bench", filled=FILLED)
 def task(
     index: int,
     seed: int,
@@ -45,78 +34,55 @@ def task(
     database_ms: tuple[float, float, float] = LATENCY_MS["database"],
     cap_of_p99: float = CAP_OF_P99,
     shared_prefix_tokens: int = 0,
+    branch_probability: float = 0.0,
+    branch_width: int = 2,
+    parallel_tool_probability: float = 0.0,
+    parallel_tools: int = 2,
+    subagent_probability: float = 0.0,
+    subagent_steps: int = 5,
 ) -> Task:
-    """Task number `index` of the workload with this seed.
+    """A software engineering task: read, edit, run, repeat (published statistics).
 
-    mean_steps: after the cut at max_steps. *_tokens pairs: smallest and largest; observation_tokens: mean.
-    tool_mix: weights of code, file, web, database; *_ms: their P50, P95, P99. shared_prefix_tokens: part of the first
-    prompt that all tasks share.
+    mean_steps: calls of a task on average, after the cut at max_steps
+    max_steps: calls of a task at most
+    first_prompt_tokens: smallest and largest first prompt
+    output_tokens: smallest and largest output
+    observation_tokens: mean of what a tool adds to the prompt
+    tool_mix: weights of code execution, file operation, web and database
+    code_ms: P50, P95 and P99 of code execution
+    file_ms: P50, P95 and P99 of file operations
+    web_ms: P50, P95 and P99 of web calls
+    database_ms: P50, P95 and P99 of database queries
+    cap_of_p99: no tool takes longer than this many times its P99
+    shared_prefix_tokens: part of the first prompt that all tasks share
+    branch_probability: chance of a step to be followed by several calls side by side
+    branch_width: how many calls side by side
+    parallel_tool_probability: chance of a call to start several tools at once
+    parallel_tools: how many tools at once
+    subagent_probability: chance of a step to call a sub-agent, whose last output the next step reads
+    subagent_steps: calls of a sub-agent
     """
     latencies_ms = (code_ms, file_ms, web_ms, database_ms)
-    _check(first_prompt_tokens, output_tokens, latencies_ms, tool_mix, cap_of_p99)
-    stream = Stream(seed, "swe-bench", index)
-    steps = _steps(stream.uniform(), stop_probability(mean_steps, max_steps), max_steps)
-    first = stream.integer(*first_prompt_tokens)
-    shared = min(shared_prefix_tokens, first - 1)
-    calls: list[Call] = []
-    for step in range(steps):
-        output = stream.integer(*output_tokens)
-        new = max(1, round(stream.gamma2(observation_tokens)))
-        kind = stream.weighted(tool_mix)
-        tool = Tool(TOOL_NAMES[kind], latency_ps(stream, latencies_ms[kind], cap_of_p99), True)
-        tools = (tool,) if step + 1 < steps else ()
-        if calls:
-            before = calls[-1]
-            keep = before.prompt_tokens + before.output_tokens
-            calls.append(Call(str(step), new, output, before.name, keep, (before.name,), 0, tools))
-        else:
-            name = _prefix_name(shared_prefix_tokens) if shared else None
-            calls.append(Call(str(step), first - shared, output, name, shared, (), 0, tools))
-    prefixes = (Prefix(_prefix_name(shared_prefix_tokens), shared_prefix_tokens),) if shared else ()
-    return Task(f"swe-bench/{index}", tuple(calls), prefixes=prefixes, agent="swe-bench")
-
-
-def _prefix_name(tokens: int) -> str:
-    return f"swe-bench/system/{tokens}"
-
-
-def _steps(uniform: float, stop: float, most: int) -> int:
-    """A geometric number of steps from 1 by inversion of its distribution function, cut at `most`."""
-    if stop >= 1.0:
-        return 1
-    return most if stop <= 0.0 else min(most, 1 + math.floor(math.log1p(-uniform) / math.log1p(-stop)))
-
-
-@lru_cache(maxsize=64)
-def stop_probability(mean_steps: float, max_steps: int) -> float:
-    """Chance that a task ends after a step, such that min(steps, max_steps) has the mean; ConfigError if none does.
-
-    The mean of a geometric number with chance p, cut at n, is (1 - (1 - p)^n) / p.
-    """
-    if not 1 <= mean_steps <= max_steps:
-        raise ConfigError(f"mean_steps is {mean_steps}", expected=f"from 1 to max_steps ({max_steps})")
-    if mean_steps == 1:
-        return 1.0
-    low, high = 0.0, 1.0
-    for _ in range(100):
-        middle = min((low + high) / 2, 1.0 - 2.0**-53)
-        mean = -math.expm1(max_steps * math.log1p(-middle)) / middle
-        low, high = (middle, high) if mean > mean_steps else (low, middle)
-    return (low + high) / 2
-
-
-def _check(
-    first_prompt_tokens: tuple[int, int],
-    output_tokens: tuple[int, int],
-    latencies_ms: tuple[tuple[float, float, float], ...],
-    tool_mix: tuple[float, ...],
-    cap_of_p99: float,
-) -> None:
-    for name, (low, high) in (("first_prompt_tokens", first_prompt_tokens), ("output_tokens", output_tokens)):
-        if not 1 <= low <= high:
-            raise ConfigError(f"{name} is {low}, {high}", expected="smallest and largest, at least 1")
-    for name, (p50, p95, p99) in zip(TOOL_NAMES, latencies_ms, strict=True):
-        if not 0 < p50 <= p95 <= p99:
-            raise ConfigError(f"{name}_ms is {p50}, {p95}, {p99}", expected="P50, P95, P99, rising from above 0")
-    if sum(tool_mix) <= 0 or cap_of_p99 < 1:
-        raise ConfigError("tool_mix without weight or cap_of_p99 below 1", expected="weights above 0, a cap from 1")
+    agent = Agent(
+        "swe-bench",
+        mean_steps,
+        max_steps,
+        first_prompt_tokens,
+        output_tokens,
+        observation_tokens,
+        tool_mix,
+        latencies_ms,
+        cap_of_p99,
+        shared_prefix_tokens,
+    )
+    extras = Extras(
+        branch_probability,
+        branch_width,
+        parallel_tool_probability,
+        parallel_tools,
+        subagent_probability,
+        subagent_steps,
+    )
+    check_agent(agent, extras)
+    extra_stream = Stream(seed, "swe-bench", "extras", index)
+    return make_task(agent, extras, Stream(seed, "swe-bench", index), extra_stream, f"swe-bench/{index}", "default")
