@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo
 
-.PHONY: demo test test-slow bench lint calibration clean
+.PHONY: demo test test-slow bench lint calibration fits clean
 
 # vllm-0.6 against vllm-0.15: recorded coding agents on 64 H200s.
 demo: .venv/base
 	@if [ -e $(OUT) ]; then echo "$(OUT) exists already: remove it, or choose another folder with OUT=..."; exit 2; fi
 	$(BIN)/sagasim compare --presets vllm-0.6,vllm-0.15 --trace swe-bench-mini \
-		--tasks 654 --concurrency 320 --gpus 64 --gpu h200 --model llama-3.1-70b --tp 4 --out $(OUT)
+		--tasks 654 --concurrency 320 --seeds 3 --gpus 64 --gpu h200 --model llama-3.1-70b --tp 4 --out $(OUT)
 
 test: .venv/test
 	$(BIN)/pytest -n auto
@@ -29,6 +29,11 @@ lint: .venv/test
 
 calibration: .venv/calibrate
 	$(BIN)/python -m sagasim.calibrate --source calibration/sources/h200_sxm --out calibration
+
+# Parameters of the generators from recorded traces, and the page that compares them.
+fits: .venv/base
+	$(BIN)/python -m sagasim.workloads.fit --traces traces --out traces/fits
+	$(BIN)/python -m sagasim.workloads.page
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -83,7 +83,7 @@ class InFlight(Event, BlockTable):
 
     def idle_context(self, number: int, now: int) -> IdleContext:
         request = self.request
-        return IdleContext(number, request.task, request.tenant, request.context, now, 0)
+        return IdleContext(number, request.task, request.tenant, request.agent, request.context, now, 0)
 
 
 class WaitingQueue:

@@ -330,6 +330,30 @@ def _block_tokens(args: argparse.Namespace) -> int | None:
     return None if args.block_tokens is None else parse_value("block_tokens", args.block_tokens, "--block-tokens")
 
 
+def _calibrate_fit(args: argparse.Namespace) -> None:
+    from sagasim.calibration_commands import fit_command
+
+    print(fit_command(args))
+
+
+def _calibrate_check(args: argparse.Namespace) -> None:
+    from sagasim.calibration_commands import check_command
+
+    print(check_command(args))
+
+
+def _calibrate_show(args: argparse.Namespace) -> None:
+    from sagasim.calibration_commands import show_command
+
+    print(show_command(args))
+
+
+def _validate(args: argparse.Namespace) -> None:
+    from sagasim.calibration_commands import validate_command
+
+    print(validate_command(args))
+
+
 def _gpus(args: argparse.Namespace) -> None:
     del args
     from sagasim.hardware import gpu_ids, load_gpu
@@ -371,6 +395,10 @@ _COMMANDS: dict[str, Command] = {
     "trace validate": _trace_validate,
     "trace stats": _trace_stats,
     "trace convert": _trace_convert,
+    "calibrate fit": _calibrate_fit,
+    "calibrate check": _calibrate_check,
+    "calibrate show": _calibrate_show,
+    "validate": _validate,
     "gpus": _gpus,
     "models": _models,
     "compile": _compile,

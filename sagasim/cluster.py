@@ -13,7 +13,7 @@ from sagasim.clock import Clock
 from sagasim.errors import PolicyError
 from sagasim.plan import PlannedCall
 from sagasim.rng import Stream
-from sagasim.seams import ReplicaView, Request
+from sagasim.seams import ReplicaView, Request, Workflow
 
 __all__ = ["Cluster", "Engine"]
 
@@ -33,10 +33,17 @@ class Engine(Protocol):
 class Cluster:
     """Routes calls to replicas by a policy."""
 
-    __slots__ = ("_outbox", "_rng", "_route", "_sees_cache", "env", "replicas", "views")
+    __slots__ = ("_outbox", "_rng", "_route", "_sees_cache", "_workflow", "env", "replicas", "views")
 
     def __init__(
-        self, env: Clock, replicas: Sequence[Engine], route: Callable[..., Any], rng: Stream, *, sees_cache: bool
+        self,
+        env: Clock,
+        replicas: Sequence[Engine],
+        route: Callable[..., Any],
+        rng: Stream,
+        *,
+        sees_cache: bool,
+        workflow: Workflow | None,
     ) -> None:
         self.env = env
         self.replicas = replicas
@@ -44,6 +51,7 @@ class Cluster:
         self._route = route
         self._rng = rng
         self._sees_cache = sees_cache
+        self._workflow = workflow
         self._outbox: list[InFlight] = []
 
     def submit(self, plan: PlannedCall) -> Event:
@@ -55,6 +63,7 @@ class Cluster:
         request = Request(
             task.name,
             task.tenant,
+            task.agent,
             task.calls[plan.index].agent,
             plan.index,
             plan.context,
@@ -88,6 +97,8 @@ class Cluster:
     def _send(self, call: InFlight, now: int) -> int:
         """Route a call and hand it over; returns the index of its replica."""
         replicas = self.replicas
+        if self._workflow is not None:
+            self._workflow.sent(call.request, now)
         if self._sees_cache:
             for replica in replicas:
                 replica.observe(call, now)

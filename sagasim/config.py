@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from sagasim.core import MAX_DURATION_PS
+from sagasim.core import MAX_DURATION_PS, MAX_TOKENS
 from sagasim.errors import ConfigError, nearest
-from sagasim.hardware import Gpu, load_gpu, load_model
+from sagasim.hardware import DTYPES, Gpu, load_gpu, load_model
 from sagasim.units import PS_PER_S
 
 __all__ = [
@@ -63,12 +63,14 @@ class Config:
     gpu: str = "h200"
     model: str = "llama-3.1-70b"
     tp: int = 4
-    calibration: str | None = None  # file; default: the embedded one for gpu, model and tp
+    dtype: str = "bf16"  # bf16 | fp8 (weights) | fp8-kvfp8 (weights and KV cache)
+    calibration: str | None = None  # file; default: the embedded one for gpu, model, tp and dtype
     # policies
     preset: str | None = None
     route: str = "prefix-affinity"
     order: str = "fcfs"
     evict: str = "lru"
+    predict: str = "none"  # what policies that see the workflow are told by
     # engine (names and defaults of vLLM 0.15)
     prefix_caching: bool = True
     async_scheduling: bool = True
@@ -91,6 +93,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "route": "least-loaded",
         "order": "fcfs",
         "evict": "lru",
+        "predict": "none",
     },
     # vLLM 0.15: prefix caching, asynchronous scheduling, the cache-aware rule of vLLM's router.
     "vllm-0.15": {
@@ -99,6 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "route": "prefix-affinity",
         "order": "fcfs",
         "evict": "lru",
+        "predict": "none",
     },
 }
 
@@ -106,6 +110,7 @@ _WORDS = {
     "arrivals": ("auto", "recorded", "at-once", "poisson", "bursty", "diurnal", "closed"),
     "over_length": ("drop", "truncate", "extend"),
     "stop": ("eos", "length"),
+    "dtype": tuple(DTYPES),
 }
 _AT_LEAST = {  # whole numbers and the smallest of each that makes sense
     "tasks": 1,
@@ -122,6 +127,16 @@ _AT_LEAST = {  # whole numbers and the smallest of each that makes sense
     "evict_batch_blocks": 1,
 }
 _AT_MOST = 2**53  # of any whole number: what a JSON or TOML reader surely keeps
+_LARGEST = {  # with more than this a run would fill any memory before it began
+    "tasks": 10**8,
+    "concurrency": 10**7,
+    "gpus": 10**5,
+    "max_num_batched_tokens": 2**20,
+    "max_num_seqs": 2**20,
+    "max_model_len": MAX_TOKENS,
+    "num_gpu_blocks_override": 10**7,
+}
+_LEAST = 1e-6  # of a number that is above 0
 _UP_TO = {  # above 0, at most this
     "rate_per_min": 1e9,
     "load": 2.0,
@@ -136,6 +151,7 @@ _PARTS = {"warmup": 0.9, "cooldown": 0.9, "diurnal_amplitude": 1.0}  # from 0, a
 _EXCLUSIVE = (("trace", "workload", "mix"), ("arrivals", "rate_per_min", "load", "concurrency"))
 RATED = ("poisson", "bursty", "diurnal")  # arrivals that have a rate
 MOST_LEFT_OUT = 0.9
+_FILE_BYTES = 2**20  # of a configuration
 _DEFAULT_PRESET = "vllm-0.15"
 _DEFAULT_TASKS = 100  # of a generator
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -181,11 +197,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The keys of a TOML file, checked for name and type."""
     try:
         with open(path, "rb") as file:
-            layer = tomllib.load(file)
+            content = file.read(_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), expected="a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not TOML: {error}", where=str(path), expected="lines of key = value") from None
+    if len(content) > _FILE_BYTES:
+        raise ConfigError("too long", where=str(path), expected=f"a TOML file of at most {_FILE_BYTES >> 20} MiB")
+    try:
+        layer = tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:  # no text, no TOML, a number of thousands of digits, lists in lists
+        raise ConfigError(f"not TOML: {str(error)[:200]}", where=str(path), expected="lines of key = value") from None
     return {key: _typed(key, value, f"{path}, key {key!r}") for key, value in layer.items()}
 
 
@@ -193,11 +213,18 @@ def _typed(key: str, value: object, where: str) -> Any:
     """A value as the key's type: whole numbers stand for numbers, nothing else is converted."""
     _check_key(key, where)
     kind = KINDS[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 1000:
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{value!r} does not fit", where=where, expected=_NAMES[kind])
+        raise ConfigError(f"{_shown(value)} does not fit", where=where, expected=_NAMES[kind])
     return value
+
+
+def _shown(value: object) -> str:
+    """A value in a message: short, whatever it is."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value)[:80] if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
 
 
 def merge(*layers: Mapping[str, Any]) -> Config:
@@ -271,17 +298,21 @@ def check_config(config: Config) -> None:
 
 
 def _check_value(key: str, value: Any) -> None:
-    _typed(key, value, key)
+    value = _typed(key, value, key)
     if key in _WORDS and value not in _WORDS[key]:
-        raise ConfigError(f"unknown word {value!r}", where=key, expected=nearest(value, _WORDS[key]))
-    if key in _AT_LEAST and not _AT_LEAST[key] <= value <= _AT_MOST:
-        raise ConfigError(f"{value} is out of range", where=key, expected=f"a whole number >= {_AT_LEAST[key]}")
-    if key in _UP_TO and not (0 < value <= _UP_TO[key] and math.isfinite(value)):
-        raise ConfigError(f"{value:g} is out of range", where=key, expected=f"above 0, at most {_UP_TO[key]:g}")
+        raise ConfigError(f"unknown word {_shown(value)}", where=key, expected=nearest(value, _WORDS[key]))
+    if key in _AT_LEAST and not _AT_LEAST[key] <= value <= _LARGEST.get(key, _AT_MOST):
+        expected = f"a whole number >= {_AT_LEAST[key]}, at most {_LARGEST.get(key, _AT_MOST)}"
+        raise ConfigError(f"{_shown(value)} is out of range", where=key, expected=expected)
+    if key in _UP_TO and not (_LEAST <= value <= _UP_TO[key] and math.isfinite(value)):
+        expected = f"above 0 (from {_LEAST:g} on), at most {_UP_TO[key]:g}"
+        raise ConfigError(f"{value:g} is out of range", where=key, expected=expected)
     if key in _PARTS and not 0 <= value <= _PARTS[key]:
         raise ConfigError(f"{value:g} is out of range", where=key, expected=f"from 0 to {_PARTS[key]:g}")
     if value == "":
         raise ConfigError("empty", where=key, expected="text")
+    if isinstance(value, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise ConfigError(f"{_shown(value)} is no text", where=key, expected="letters of UTF-8")
 
 
 def _check_work(config: Config) -> None:

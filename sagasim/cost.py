@@ -4,13 +4,16 @@ One step holds `decodes` sequences with one new token each (context_sum: tokens 
 included; context_max: the longest) and prefill chunks (new tokens q on kv cached ones). With m tokens and n sequences:
 
     gpu  = constant + sum of token terms(padded m) + sum of sequence terms(n)
-           + prefill base (once, one launch) + prefill(q, kv) of each chunk
-           + max(decode attention(decodes, context_sum), decode attention(1, context_max))
+           + prefill base (once, one launch) + sum over the chunks of new(q) + cached(q) * kv
+           + max(decode attention(decodes, context_sum + skew), decode attention(1, context_max))
+    skew = share * (decodes * context_max - context_sum)
     host = base + per_sequence * n + per_token * m
     step = max(host, gpu) with asynchronous scheduling, else host + gpu
 
-While a batch does not change, every sequence grows by one token a step, so the step times are pieces of arithmetic
-series. All coefficients are integers: the closed sum equals the loop with ==.
+Where a calibration knows them, decodes that share a launch with prefill chunks have a curve of their own, and a cost
+for the empty tiles that the longest chunk gives each of them: one kernel then serves both, with the long chunk's grid.
+While a batch does not change, every sequence grows by one token a step and the skew stays, so the step times are
+pieces of arithmetic series. All coefficients are integers: the closed sum equals the loop with ==.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ __all__ = ["StepCost", "checked_calibration", "constant_calibration", "first_bey
 Chunk = tuple[int, int]  # new tokens, cached tokens before them
 _Row = tuple[int, int, list[int], list[int], list[int]]
 _ENDLESS = 1 << 62
+VERSION = 2  # of the form of a calibration file
+SHARE = 10  # bits of the share that skew is given in: 1024 is 1
 
 
 class _Curve(NamedTuple):
@@ -70,8 +75,9 @@ class StepCost:
     """Step times of one replica under a calibration (see load_calibration for its form)."""
 
     __slots__ = (
-        "_asynchronous", "_attention", "_base_ps", "_host", "_host_sequence", "_host_token", "_per_cached",
-        "_per_pair", "_per_tile", "_rows", "_sequence_ps", "_shift", "_single", "_tile", "_token_ps",
+        "_asynchronous", "_attention", "_base_ps", "_beside", "_beside_single", "_cached_rate", "_empty_tile_ps",
+        "_host", "_host_sequence", "_host_token", "_mixed", "_new_ps", "_rows", "_sequence_ps", "_shift", "_single",
+        "_skew", "_tile", "_token_ps",
     )  # fmt: skip
 
     def __init__(self, calibration: dict[str, Any], *, max_tokens: int, max_seqs: int, asynchronous: bool) -> None:
@@ -86,22 +92,28 @@ class StepCost:
         self._host: int = host["base_ps"]
         self._host_sequence: int = host["per_sequence_ps"]
         self._host_token: int = host["per_token_ps"]
-        self._attention = calibration["decode_attention"]
         self._base_ps: int = prefill["base_ps"]
-        self._tile: int = prefill["tile"]
-        self._per_tile: int = prefill["per_tile_token"]
-        self._per_cached: int = prefill["per_cached_token"]
-        self._per_pair: int = prefill["per_pair"]
+        self._new_ps = _on_axis(max_tokens, prefill["tokens"], prefill["ps"])
+        self._cached_rate = _on_axis(max_tokens, prefill["tokens"], prefill["per_cached_token"])
         self._shift: int = prefill["shift"]
+        self._attention: dict[str, Any] = calibration["decode_attention"]
+        self._skew: int = self._attention.get("skew", 0)
         self._rows: dict[int, _Row] = {}
-        self._single = self._row(1)
+        self._single = self._row(1, self._rows)
+        self._beside, self._beside_single = self._rows, self._single
+        self._mixed: dict[str, Any] = calibration.get("mixed_attention", {})
+        self._tile: int = self._mixed.get("tile", 1)
+        self._empty_tile_ps: int = self._mixed.get("empty_tile_ps", 0)
+        if self._mixed:
+            self._beside = {}
+            self._beside_single = self._row(1, self._beside)
 
     def step(self, decodes: int, context_sum: int, context_max: int, chunks: Sequence[Chunk]) -> int:
         """Time of one step in ps; 0 for a step without work. A chunk of one token counts as a decode."""
         tokens = decodes
         sequences = decodes + len(chunks)
         gpu = 0
-        prefills = False
+        longest = 0
         for new, cached in chunks:
             tokens += new
             if new == 1:
@@ -110,19 +122,23 @@ class StepCost:
                 if cached >= context_max:
                     context_max = cached + 1
             else:
-                gpu += self.prefill(new, cached)
-                prefills = True
+                gpu += self._new_ps[new] + (self._cached_rate[new] * cached >> self._shift)
+                if new > longest:
+                    longest = new
         if not tokens:
             return 0
         gpu += self._token_ps[tokens] + self._sequence_ps[sequences]
-        if prefills:
-            gpu += self._base_ps
+        rows, single = self._rows, self._single
+        if longest:
+            gpu += self._base_ps + decodes * ((longest - 1) // self._tile) * self._empty_tile_ps
+            rows, single = self._beside, self._beside_single
         if decodes:
-            _, _, knots, values, slopes = self._rows.get(decodes) or self._row(decodes)
+            context_sum += self._skew * (decodes * context_max - context_sum) >> SHARE
+            _, _, knots, values, slopes = rows.get(decodes) or self._row(decodes, rows)
             i = bisect_right(knots, context_sum) - 1
             attention = values[i] + slopes[i] * (context_sum - knots[i])
             if decodes > 1:
-                _, _, knots, values, slopes = self._single
+                _, _, knots, values, slopes = single
                 i = bisect_right(knots, context_max) - 1
                 skewed = values[i] + slopes[i] * (context_max - knots[i])
                 if skewed > attention:
@@ -136,15 +152,13 @@ class StepCost:
         return gpu if gpu > 1 else 1
 
     def prefill(self, new: int, cached: int) -> int:
-        """Attention time of a chunk in ps, without the base: bilinear in tile-rounded new tokens and cached tokens."""
-        rounded = -(-new // self._tile) * self._tile
-        return (
-            self._per_tile * rounded + self._per_cached * cached + self._per_pair * rounded * (2 * cached + new)
-        ) >> self._shift
+        """Attention time of a chunk of `new` tokens on `cached` ones in ps, without the base."""
+        return self._new_ps[new] + (self._cached_rate[new] * cached >> self._shift)
 
     def series(self, decodes: int, context_sum: int, context_max: int) -> tuple[int, int, int]:
         """Decode-only steps from here: time of the first in ps, increment per step, how many steps this holds for."""
-        constant, floor, knots, values, slopes = self._rows.get(decodes) or self._row(decodes)
+        context_sum += self._skew * (decodes * context_max - context_sum) >> SHARE
+        constant, floor, knots, values, slopes = self._rows.get(decodes) or self._row(decodes, self._rows)
         i = bisect_right(knots, context_sum)
         slope = slopes[i - 1]
         value = values[i - 1] + slope * (context_sum - knots[i - 1])
@@ -196,37 +210,45 @@ class StepCost:
             context_sum += decodes * count
             context_max += count
 
-    def _row(self, decodes: int) -> _Row:
+    def _row(self, decodes: int, rows: dict[int, _Row]) -> _Row:
         """What the time of this many decodes is made of: constant, least attention beside it, attention curve."""
         gpu = self._token_ps[decodes] + self._sequence_ps[decodes]
         host = self._host + (self._host_sequence + self._host_token) * decodes
         constant, floor = (gpu, max(host, 1) - gpu) if self._asynchronous else (gpu + host, 1 - gpu - host)
-        knots, values, slopes = self._curve(decodes)
+        knots, values, slopes = _of_batch(self._attention if rows is self._rows else self._mixed, decodes)
         row = (constant, floor, [*knots, _ENDLESS], values, slopes)
-        self._rows[decodes] = row
+        rows[decodes] = row
         return row
 
-    def _curve(self, decodes: int) -> _Curve:
-        """Attention of `decodes` sequences over the sum of their contexts, interpolated between batch knots.
 
-        Beyond the last batch knot the interpolation may fall with the context; time never does (nor would jumps end).
-        """
-        batches, contexts, rows = self._attention["batch"], self._attention["context"], self._attention["ps"]
-        values = [_interpolate(decodes, batches, [row[k] for row in rows]) for k in range(len(contexts))]
-        return _curve([context * decodes for context in contexts], list(accumulate(values, max)))
+def _of_batch(table: dict[str, Any], decodes: int) -> _Curve:
+    """Attention of `decodes` sequences over the sum of their contexts, interpolated between batch knots.
+
+    Beyond the last batch knot the interpolation may fall with the context; time never does (nor would jumps end).
+    """
+    batches, contexts, rows = table["batch"], table["context"], table["ps"]
+    values = [_interpolate(decodes, batches, [row[k] for row in rows]) for k in range(len(contexts))]
+    return _curve([context * decodes for context in contexts], list(accumulate(values, max)))
+
+
+def _on_axis(largest: int, knots: list[int], values: list[int]) -> list[int]:
+    """A piecewise linear curve at 0 (where it is 0), 1, ..., largest, in whole numbers; the last slope is held."""
+    told = np.zeros(largest + 1, dtype=np.int64)
+    edges = [1, *knots[1:-1], largest + 1] if len(knots) > 1 else [1, largest + 1]
+    for i, (start, stop) in enumerate(pairwise(edges)):
+        rise, run = (values[i + 1] - values[i], knots[i + 1] - knots[i]) if len(knots) > 1 else (0, 1)
+        part = np.arange(start, min(stop, largest + 1), dtype=np.int64)
+        told[part] = values[i] + np.maximum(0, part - knots[i]) * rise // run
+    result: list[int] = told.tolist()
+    return result
 
 
 def _sum_terms(largest: int, terms: Sequence[dict[str, Any]], axis: str) -> list[int]:
     """Sum of piecewise linear terms at 0 (where it is 0), 1, ..., largest, in whole numbers."""
-    sums = np.zeros(largest + 1, dtype=np.int64)
+    sums = [0] * (largest + 1)
     for term in terms:
-        knots, values = term[axis], term["ps"]
-        edges = [1, *knots[1:-1], largest + 1] if len(knots) > 1 else [1, largest + 1]
-        for i, (start, stop) in enumerate(pairwise(edges)):
-            rise, run = (values[i + 1] - values[i], knots[i + 1] - knots[i]) if len(knots) > 1 else (0, 1)
-            part = np.arange(start, min(stop, largest + 1), dtype=np.int64)
-            sums[part] += values[i] + np.maximum(0, part - knots[i]) * rise // run
-    return sums.tolist()
+        sums = [total + part for total, part in zip(sums, _on_axis(largest, term[axis], term["ps"]), strict=True)]
+    return sums
 
 
 def series_sum(value: int, slope: int, steps: int) -> int:
@@ -253,7 +275,7 @@ def first_beyond(value: int, slope: int, time: int) -> int:
 def constant_calibration(step_ps: int = 0, *, decode_ps: int = 0, prefill_token_ps: int = 0) -> dict[str, Any]:
     """A made-up calibration: a step costs step_ps, a context token read in decode and a prefilled token more."""
     return {
-        "sagasim_calibration": 1,
+        "sagasim_calibration": VERSION,
         "gpu": "any",
         "model": "any",
         "tp": 1,
@@ -269,11 +291,10 @@ def constant_calibration(step_ps: int = 0, *, decode_ps: int = 0, prefill_token_
             "ps": [[0, 1024 * decode_ps], [0, 2048 * decode_ps]],
         },
         "prefill_attention": {
-            "tile": 1,
             "base_ps": 0,
-            "per_tile_token": prefill_token_ps,
-            "per_cached_token": 0,
-            "per_pair": 0,
+            "tokens": [1, 2],
+            "ps": [prefill_token_ps, 2 * prefill_token_ps],
+            "per_cached_token": [0, 0],
             "shift": 0,
         },
     }
@@ -289,8 +310,12 @@ def load_calibration(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError):
         raise CalibrationError("not a JSON document", where=str(path), expected="a calibration file") from None
-    if not isinstance(loaded, dict) or loaded.get("sagasim_calibration") != 1:
-        raise CalibrationError("not a calibration", where=str(path), expected='"sagasim_calibration": 1')
+    expected = f'"sagasim_calibration": {VERSION}'
+    if not isinstance(loaded, dict) or "sagasim_calibration" not in loaded:
+        raise CalibrationError("not a calibration", where=str(path), expected=expected)
+    if loaded["sagasim_calibration"] != VERSION:
+        what = f"a calibration of form {loaded['sagasim_calibration']!r}, which this sagasim does not read"
+        raise CalibrationError(what, where=str(path), expected=f"{expected}: fit it again")
     return checked_calibration(loaded, str(path))
 
 
@@ -300,35 +325,48 @@ def checked_calibration(calibration: dict[str, Any], where: str) -> dict[str, An
     Raises CalibrationError otherwise.
     """
     host = _entry(calibration, "host", dict, where)
-    prefill = _entry(calibration, "prefill_attention", dict, where)
-    attention = _entry(calibration, "decode_attention", dict, where)
     _whole(_entry(calibration, "constant_ps", int, where), where, "constant_ps")
     for key in ("base_ps", "per_sequence_ps", "per_token_ps"):
         _whole(_entry(host, key, int, f"{where}, host"), where, f"host.{key}")
-    for key in ("tile", "base_ps", "per_tile_token", "per_cached_token", "per_pair", "shift"):
-        _whole(_entry(prefill, key, int, f"{where}, prefill_attention"), where, f"prefill_attention.{key}")
-    if prefill["tile"] < 1 or prefill["shift"] > 62:
-        raise CalibrationError(
-            "tile or shift out of range", where=f"{where}, prefill_attention", expected="tile >= 1, shift <= 62"
-        )
     for group, axis in (("token_terms", "tokens"), ("sequence_terms", "sequences")):
         for term in _entry(calibration, group, list, where):
             place = f"{where}, {group} {term.get('name', '?')!r}" if isinstance(term, dict) else f"{where}, {group}"
             if not isinstance(term, dict):
                 raise CalibrationError("not a table", where=place, expected="an object")
             _series(_entry(term, "ps", list, place), place, len(_axis(_entry(term, axis, list, place), place)))
-    batches = _axis(_entry(attention, "batch", list, f"{where}, decode_attention"), f"{where}, decode_attention.batch")
-    contexts = _axis(
-        _entry(attention, "context", list, f"{where}, decode_attention"), f"{where}, decode_attention.context"
-    )
-    rows = _entry(attention, "ps", list, f"{where}, decode_attention")
-    if len(rows) != len(batches) or batches[0] != 1 or contexts[0] != 1:
-        raise CalibrationError(
-            "rows and axes differ", where=f"{where}, decode_attention", expected="axes from 1, a row per batch"
-        )
-    for row in rows:
-        _series(row, f"{where}, decode_attention.ps", len(contexts))
+    _checked_prefill(_entry(calibration, "prefill_attention", dict, where), f"{where}, prefill_attention")
+    attention = _entry(calibration, "decode_attention", dict, where)
+    _checked_grid(attention, f"{where}, decode_attention")
+    if _whole(attention.get("skew", 0), f"{where}, decode_attention", "skew") > 1 << SHARE:
+        raise CalibrationError("skew above 1", where=f"{where}, decode_attention", expected=f"at most {1 << SHARE}")
+    if "mixed_attention" in calibration:
+        mixed, place = _entry(calibration, "mixed_attention", dict, where), f"{where}, mixed_attention"
+        _checked_grid(mixed, place)
+        _whole(_entry(mixed, "empty_tile_ps", int, place), place, "empty_tile_ps")
+        if _whole(_entry(mixed, "tile", int, place), place, "tile") < 1:
+            raise CalibrationError("tile out of range", where=place, expected="tile >= 1")
     return calibration
+
+
+def _checked_prefill(prefill: dict[str, Any], where: str) -> None:
+    for key in ("base_ps", "shift"):
+        _whole(_entry(prefill, key, int, where), where, key)
+    if prefill["shift"] > 62:
+        raise CalibrationError("shift out of range", where=where, expected="shift <= 62")
+    tokens = _axis(_entry(prefill, "tokens", list, where), where)
+    for key in ("ps", "per_cached_token"):
+        _series(_entry(prefill, key, list, where), where, len(tokens))
+
+
+def _checked_grid(table: dict[str, Any], where: str) -> None:
+    """A time for every batch and context of the axes."""
+    batches = _axis(_entry(table, "batch", list, where), f"{where}.batch")
+    contexts = _axis(_entry(table, "context", list, where), f"{where}.context")
+    rows = _entry(table, "ps", list, where)
+    if len(rows) != len(batches) or batches[0] != 1 or contexts[0] != 1:
+        raise CalibrationError("rows and axes differ", where=where, expected="axes from 1, a row per batch")
+    for row in rows:
+        _series(row, f"{where}.ps", len(contexts))
 
 
 def _entry(table: dict[str, Any], key: str, kind: type, where: str) -> Any:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sagasim.errors import CalibrationError, nearest
 
-__all__ = ["Gpu", "Model", "data_dir", "gpu_ids", "load_gpu", "load_model", "model_ids"]
+__all__ = ["DTYPES", "Gpu", "Model", "data_dir", "gpu_ids", "load_gpu", "load_model", "model_ids"]
 
-MAY_BE_ZERO = {"fp8_flops"}  # A100 has no FP8 units
+DTYPES = {  # name of a data type in a configuration -> bytes of a weight, bytes of a cached key or value
+    "bf16": (2, 2),
+    "fp8": (1, 2),  # weights and their products in FP8, embedding, head and KV cache in BF16: vLLM's default
+    "fp8-kvfp8": (1, 1),
+}
+MAY_BE_ZERO = {"fp8_flops", "experts", "experts_per_token", "qk_norm"}  # A100 has no FP8 units
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A dense decoder-only transformer with grouped-query attention and a gated MLP.
+    """A decoder-only transformer with grouped-query attention and a gated MLP, dense or of experts.
 
-    layers, hidden, heads, kv_heads, head_dim, mlp, vocab: shapes; dtype_bytes: of weights and KV cache;
-    max_model_len: longest context in tokens; params: every weight, embedding and lm_head included.
+    layers, hidden, heads, kv_heads, head_dim, mlp (of one expert where there are any), vocab: shapes; dtype_bytes: of
+    weights and KV cache as published; max_model_len: longest context in tokens; params: every weight, embedding and
+    lm_head included; experts, experts_per_token: 0 in a dense model; qk_norm: 1 if queries and keys are normalised.
     """
 
     id: str
@@ -35,21 +41,38 @@ class Model:
     max_model_len: int
     params: int
     source: str
+    experts: int = 0
+    experts_per_token: int = 0
+    qk_norm: int = 0
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values one token holds in the cache, over all layers and all tensor-parallel ranks."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
+        return self.kv_bytes_in("bf16")
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights, over all tensor-parallel ranks."""
-        return self.params * self.dtype_bytes
+        return self.weight_bytes_in("bf16")
+
+    def kv_bytes_in(self, dtype: str) -> int:
+        """kv_bytes_per_token with keys and values of this data type."""
+        size = self.dtype_bytes if dtype == "bf16" else DTYPES[dtype][1]
+        return 2 * self.layers * self.kv_heads * self.head_dim * size
+
+    def weight_bytes_in(self, dtype: str) -> int:
+        """weight_bytes with products of this data type; embedding and lm_head stay as published."""
+        ends = 2 * self.vocab * self.hidden
+        size = self.dtype_bytes if dtype == "bf16" else DTYPES[dtype][0]
+        return ends * self.dtype_bytes + (self.params - ends) * size
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU and its links. Link bandwidths are per GPU and direction; flops are dense peaks per second."""
+    """One GPU and its links. Link bandwidths are per GPU and direction; flops are dense peaks per second.
+
+    sms: streaming multiprocessors, each of which works on one thread block of an attention kernel at a time.
+    """
 
     id: str
     name: str
@@ -57,6 +80,7 @@ class Gpu:
     mem_bandwidth_bytes_per_s: int
     bf16_flops: int
     fp8_flops: int
+    sms: int
     node_size: int
     intra_node_bytes_per_s: int
     inter_node_bytes_per_s: int
@@ -88,6 +112,9 @@ def load_model(id_or_path: str | Path) -> Model:
     if model.heads % model.kv_heads:
         what = f"heads = {model.heads} is not a multiple of kv_heads = {model.kv_heads}"
         raise CalibrationError(what, where=str(path), expected="whole groups of query heads")
+    if model.experts_per_token > model.experts or (model.experts > 0) != (model.experts_per_token > 0):
+        what = f"experts_per_token = {model.experts_per_token} of experts = {model.experts}"
+        raise CalibrationError(what, where=str(path), expected="some of the experts, or 0 of 0 in a dense model")
     return model
 
 
@@ -107,7 +134,7 @@ def _find(kind: str, noun: str, id_or_path: str | Path) -> Path:
         return Path(id_or_path)
     ids = _ids(kind)
     if str(id_or_path) not in ids:
-        expected = f"a path to a .toml file, or {nearest(str(id_or_path), ids)}"
+        expected = f"{nearest(str(id_or_path), ids)}, a path to a .toml file, or calibration/{kind}/{id_or_path}.toml"
         raise CalibrationError(f"unknown {noun} '{id_or_path}'", expected=expected)
     return data_dir() / "calibration" / kind / f"{id_or_path}.toml"
 
@@ -121,11 +148,14 @@ def _read(path: Path, into: type[Model] | type[Gpu]) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CalibrationError(f"not valid TOML ({error})", where=str(path)) from error
     expected = {field.name: field.type for field in fields(into)}
+    optional = {field.name for field in fields(into) if field.default is not MISSING}
     for key in table:
         if key not in expected:
             raise CalibrationError(f"unknown key '{key}'", where=str(path), expected=nearest(key, expected))
     for key, kind in expected.items():
         if key not in table:
+            if key in optional:
+                continue
             raise CalibrationError(f"key '{key}' is missing", where=str(path))
         _check(path, key, table[key], str(kind))
     return table

@@ -12,16 +12,13 @@ first and only where no cached block continues it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sagasim.errors import LawError
 from sagasim.plan import Branch
-from sagasim.seams import IdleContext
+from sagasim.seams import IdleContext, Memory, Ranker
 
 __all__ = ["BlockTable", "KVCache", "Portion", "Run"]
 
 Path = tuple[tuple[Branch, int], ...]
-Rank = Callable[[IdleContext, int], float]
 
 
 class Run:
@@ -59,14 +56,15 @@ class KVCache:
 
     __slots__ = (
         "_batch", "_duplicated", "_holders", "_index", "_queue", "_rank", "_replica", "blank",
-        "cached", "evicted", "free", "num_blocks", "scored",
+        "cached", "evicted", "free", "held", "num_blocks", "scored",
     )  # fmt: skip
 
-    def __init__(self, num_blocks: int, replica: int, *, rank: Rank | None = None, batch: int = 1) -> None:
+    def __init__(self, num_blocks: int, replica: int, *, rank: Ranker | None = None, batch: int = 1) -> None:
         self.num_blocks = num_blocks
         self.free = num_blocks
         self.cached = 0
         self.evicted = 0
+        self.held = 0  # blocks that calls held when the last boundary began, for a scored eviction
         self._replica = replica
         self._rank = rank
         self._batch = batch
@@ -345,7 +343,9 @@ class KVCache:
             number = run.idle.number
             contexts[number] = run.idle
             sizes[number] = sizes.get(number, 0) + run.hi - run.lo
-        ranks = {n: (self._rank(contexts[n]._replace(blocks=size), now), n) for n, size in sizes.items()}
+        told = [contexts[n]._replace(blocks=size) for n, size in sizes.items()]
+        found = self._rank(told, now, Memory(self.num_blocks, self.held))
+        ranks = {idle.number: (rank, idle.number) for idle, rank in zip(told, found, strict=True)}
         order = sorted(((ranks[run.idle.number], -run.hi), run) for run in idle if run.idle is not None)
         candidates = [run for _, run in order]
         forks = self._forks()

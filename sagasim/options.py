@@ -43,6 +43,7 @@ _POLICIES = (
     ("route", "route", "SPEC", "which replica gets a call; see `sagasim policies`"),
     ("order", "order", "SPEC", "which waiting call comes first"),
     ("evict", "evict", "SPEC", "which idle context loses its blocks"),
+    ("predict", "predict", "SPEC", "what is told to policies that see the workflow"),
 )
 _READING = (  # of the trace commands: how a file is read
     ("block-tokens", "N", "tokens of a block, for agentic_mooncake (default 512)"),
@@ -98,6 +99,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     check = _add(subparsers, "check", "test that a policy keeps its contract", commands["check"])
     check.add_argument("spec", metavar="SPEC", help="name, name:key=value,... or ./file.py:name")
     _trace_commands(_add(subparsers, "trace", "look at, check and convert traces"), commands)
+    _calibration_commands(subparsers, commands)
     _add(subparsers, "gpus", "list the GPUs", commands["gpus"])
     _add(subparsers, "models", "list the models", commands["models"])
     _add(subparsers, "compile", "compile the engine for this Python: twice as fast, same results", commands["compile"])
@@ -129,6 +131,17 @@ def _trace_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Comm
         if name == "convert":
             command.add_argument("--out", metavar="FILE", required=True, help="a .jsonl or .jsonl.gz file")
             command.add_argument("--to", metavar="FORMAT", default="native", help="native (default), agentic_mooncake")
+
+
+def _calibration_commands(subparsers: Any, commands: Mapping[str, Command]) -> None:
+    from sagasim.calibration_commands import COMMANDS, add_options
+
+    calibrate = _add(subparsers, "calibrate", "fit, check and show calibrations")
+    under = calibrate.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        add_options(name, _add(under, name.split()[1], text, commands[name]))
+    text = "compare the simulator with a recorded run of a real server, or with concurrency curves"
+    add_options("validate", _add(subparsers, "validate", text, commands["validate"]))
 
 
 def _experiment_options(parser: argparse.ArgumentParser) -> None:

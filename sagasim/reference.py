@@ -17,9 +17,8 @@ from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, bound
 from sagasim.core import Task
 from sagasim.cost import StepCost
 from sagasim.errors import LawError
-from sagasim.kvcache import Rank
 from sagasim.plan import PlannedTask
-from sagasim.seams import IdleContext, ReplicaView
+from sagasim.seams import IdleContext, Memory, Ranker, ReplicaView
 from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["BlockNames", "ReferenceCache", "ReferenceReplica"]
@@ -78,12 +77,13 @@ class Block:
 class ReferenceCache:
     """The block pool of vLLM v1: a queue of free blocks and a map from content to blocks, earliest first."""
 
-    def __init__(self, num_blocks: int, *, rank: Rank | None, batch: int) -> None:
+    def __init__(self, num_blocks: int, *, rank: Ranker | None, batch: int) -> None:
         self.num_blocks = num_blocks
         self.queue: OrderedDict[int, Block] = OrderedDict()  # free blocks, next to be taken first
         self.found: dict[Name, list[Block]] = {}
         self.ever: set[Name] = set()
         self.evicted = 0
+        self.held = 0  # blocks that calls held when the last boundary began
         self.cached = 0  # free blocks that can be found
         self._rank = rank
         self._batch = batch
@@ -153,12 +153,9 @@ class ReferenceCache:
         for block in idle:
             assert block.idle is not None
             sizes[block.idle.number] = sizes.get(block.idle.number, 0) + 1
-        ranks: dict[int, float] = {}
-        for block in idle:
-            assert block.idle is not None
-            number = block.idle.number
-            if number not in ranks:
-                ranks[number] = self._rank(block.idle._replace(blocks=sizes[number]), now)
+        told = {b.idle.number: b.idle._replace(blocks=sizes[b.idle.number]) for b in idle if b.idle is not None}
+        memory = Memory(self.num_blocks, self.held)
+        ranks = dict(zip(told, self._rank(list(told.values()), now, memory), strict=True))
         for _ in range(count):
             continued = {b.parent for blocks in self.found.values() for b in blocks}
             order = sorted(
@@ -226,6 +223,7 @@ class ReferenceReplica:
 
     def arrived(self, now: int) -> None:
         if not self.in_flight:
+            self.cache.held = self.cache.num_blocks - self.cache.free
             self._schedule_all(now, now + 1)
 
     def observe(self, call: InFlight, now: int) -> None:  # noqa: ARG002 - the state is always that of now
@@ -238,6 +236,7 @@ class ReferenceReplica:
 
     def _boundary(self, _: Event) -> None:
         now = int(self.env.now)
+        self.cache.held = self.cache.num_blocks - self.cache.free
         self._update(self.in_flight.popleft(), now)
         self._schedule_all(now, now)
 

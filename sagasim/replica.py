@@ -204,6 +204,7 @@ class Replica(Scheduler):
         """All that is due at a boundary; calls sent before `before` take part."""
         self.executed += 1
         changes, cache, ends, waiting, lag = self.changes, self.cache, self.ends, self.waiting, self.lag
+        cache.held = cache.num_blocks - cache.free
         while True:
             if ends and ends[0][0] <= self.step + 1 - lag:
                 self._process_outputs(now)

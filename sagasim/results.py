@@ -22,7 +22,8 @@ import numpy as np
 
 from sagasim.config import merge, read_config, to_toml
 from sagasim.errors import ResultsError
-from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns
+from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS
+from sagasim.importers.lines import is_there
 from sagasim.simulate import Result
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["canonical_json", "read_json", "read_run", "staging", "write_json", "write_run"]
 
+NAMES = ("task_name", "tenant_name")  # of the table of tasks
+ROWS_OF_A_BYTE = 100  # a file of few bytes and more rows than that is no log: rows differ
 TABLES = {"calls": CALLS, "tasks": TASKS, "occupancy": OCCUPANCY, "replicas": REPLICAS}
 
 
@@ -102,9 +105,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ResultsError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except ValueError as error:
-        raise ResultsError(f"not JSON: {error}", where=str(path)) from None
+        what = f"cannot be read: {error.strerror}"
+        raise ResultsError(what, where=str(path), expected="a file that can be read") from None
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"not JSON: {error}", where=str(path), expected="a JSON document") from None
 
 
 def write_run(folder: Path, result: Result, summary: Mapping[str, Any]) -> None:
@@ -165,36 +169,64 @@ def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
 
 
 def read_run(folder: str | Path) -> Result:
-    """The log of an earlier run, to be measured again. Events executed are not stored; they come back as 0."""
+    """The log of an earlier run, to be measured again. Events executed are not stored; they come back as 0.
+
+    Raises ResultsError, or ConfigError for its config.toml.
+    """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_there(folder) or not folder.is_dir():
         raise ResultsError("no such folder", where=str(folder), expected="the --out of an earlier run")
-    tables = {name: _read_table(folder / f"{name}.parquet") for name in TABLES}
-    columns = {name: _columns(tables[name], TABLES[name], folder / f"{name}.parquet") for name in TABLES}
+    tables = {
+        name: _read_table(folder / f"{name}.parquet", columns, NAMES if name == "tasks" else ())
+        for name, columns in TABLES.items()
+    }
+    columns = {name: {key: tables[name][key].to_numpy() for key in TABLES[name]} for name in TABLES}
     tasks = tables["tasks"]
-    tenants = dict(zip(tasks["tenant"].to_pylist(), tasks["tenant_name"].to_pylist(), strict=True))
+    tenants = dict(zip(columns["tasks"]["tenant"].tolist(), tasks["tenant_name"].to_pylist(), strict=True))
+    if not all(0 <= number < len(tasks) for number in tenants):
+        what = f"numbers of tenants from {min(tenants)} to {max(tenants)}"
+        raise ResultsError(what, where=str(folder / "tasks.parquet"), expected="numbers from 0, one a task at most")
     return Result(
         config=merge(read_config(folder / "config.toml")),
         **columns,
         task_names=tasks["task_name"].to_pylist(),
         tenants=[tenants.get(number, "") for number in range(max(tenants, default=-1) + 1)],
         executed=0,
-        notes=read_json(folder / "summary.json").get("notes", {}),
+        notes=_notes(folder / "summary.json"),
     )
 
 
-def _read_table(path: Path) -> pa.Table:
+def _notes(path: Path) -> dict[str, str]:
+    summary = read_json(path)
+    notes = summary.get("notes", {}) if isinstance(summary, dict) else None
+    if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
+        raise ResultsError("no notes of texts", where=str(path), expected="a file of sagasim run")
+    return notes
+
+
+def _read_table(path: Path, numbers: tuple[str, ...], names: tuple[str, ...]) -> pa.Table:
+    """The columns of a file that hold whole numbers and names, none missing."""
     import pyarrow as pa
     from pyarrow import parquet
 
+    expected = "a file of sagasim run"
     try:
-        return parquet.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ResultsError(f"cannot be read: {error}", where=str(path), expected="a file of sagasim run") from None
-
-
-def _columns(table: pa.Table, names: tuple[str, ...], path: Path) -> Columns:
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        raise ResultsError(f"lacks column {missing[0]!r}", where=str(path), expected="a file of sagasim run")
-    return {name: table[name].to_numpy().astype(np.int64) for name in names}
+        with parquet.ParquetFile(path) as file:
+            rows, most = file.metadata.num_rows, ROWS_OF_A_BYTE * path.stat().st_size
+            if rows > most:
+                raise ResultsError(f"claims {rows:,} rows", where=str(path), expected=f"at most {most:,} in its size")
+            missing = [name for name in (*numbers, *names) if name not in file.schema_arrow.names]
+            if missing:
+                raise ResultsError(f"lacks column {missing[0]!r}", where=str(path), expected=expected)
+            table = file.read(columns=[*numbers, *names])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        what = f"cannot be read: {str(error)[:200]}"
+        raise ResultsError(what, where=str(path), expected=expected) from None
+    text = pa.dictionary(pa.int32(), pa.string())
+    for name in (*numbers, *names):
+        column = table[name]
+        if column.type != (pa.int64() if name in numbers else text) or column.null_count:
+            kind = "whole numbers" if name in numbers else "names"
+            what = f"column {name!r} of {column.type} with {column.null_count} gaps"
+            raise ResultsError(what, where=str(path), expected=f"{kind}, as sagasim run writes them")
+    return table

@@ -3,6 +3,10 @@
     route(request, replicas, now_ps, rng, *, ...) -> int        index of the replica that gets the call
     order(request, now_ps, *, ...) -> comparable                waiting calls are admitted by ascending key
     evict(idle, now_ps, *, ...) -> float                        idle contexts lose blocks by ascending rank
+    evict(idles, now_ps, memory, *, ...) -> ranks               the same for all at once (together=True)
+    predict(*, ...) -> Workflow                                 what is known of agents' workflows, told as they go on
+
+A policy that sees the workflow (sees_workflow=True) is a class; the run's Workflow is the first argument of __init__.
 
 A policy is a function, or a class whose instances are called like it, under `@policy(kind, name)`. Its keyword-only
 parameters (of the class: those of __init__) are its configuration. Views hold what a real system could know when the
@@ -15,17 +19,29 @@ import functools
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from sagasim.errors import PolicyError, nearest
 from sagasim.plan import Context
 
-__all__ = ["KINDS", "IdleContext", "Policy", "ReplicaView", "Request", "find", "policies", "policy"]
+__all__ = [
+    "KINDS",
+    "IdleContext",
+    "Memory",
+    "Policy",
+    "ReplicaView",
+    "Request",
+    "Workflow",
+    "find",
+    "policies",
+    "policy",
+    "ranker",
+]
 
-KINDS = ("route", "order", "evict")
+KINDS = ("route", "order", "evict", "predict")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,6 +50,7 @@ class Request(NamedTuple):
 
     task: str
     tenant: str
+    agent_type: str  # of the task; "" where unknown
     agent: str  # sub-agent of the task; "" is the main agent
     call: int  # how many calls of the task were listed before it
     context: Context
@@ -49,9 +66,30 @@ class IdleContext(NamedTuple):
     number: int  # counts releases on this replica
     task: str
     tenant: str
+    agent: str  # sub-agent of the task; "" is the main agent
     context: Context
     since_ps: int
     blocks: int  # of 16 tokens, still there
+
+
+class Memory(NamedTuple):
+    """KV blocks of a replica: all of them, and those that running calls hold."""
+
+    num_blocks: int
+    held_blocks: int
+
+
+class Workflow(Protocol):
+    """What a predictor is told, in the order in which it happens. A run has one; policies may ask it more than this."""
+
+    def sent(self, request: Request, now_ps: int) -> None:
+        """A call is sent: whatever its agent was waiting for has ended."""
+
+    def ended(self, request: Request, tools: tuple[str, ...], output_tokens: int, service_ps: int, now_ps: int) -> None:
+        """A call has its last token, and asks for these tools; service_ps: since it was first scheduled."""
+
+    def left(self, task: str, now_ps: int) -> None:
+        """A task has ended."""
 
 
 class ReplicaView:
@@ -88,6 +126,9 @@ class Policy:
     sees_cache: bool = False  # route: wants free_blocks and hit_tokens
     queue_order: bool = False  # evict: the block queue of vLLM itself; the engine needs no rank
     in_order: bool = False  # order: whoever comes later waits behind, always
+    together: bool = False  # evict: ranks all idle contexts at once
+    sees_workflow: bool = False
+    clairvoyant: bool = False  # sees the truth: a bound to compare with, not a system to build
     values: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,28 +141,43 @@ class Policy:
         signature = inspect.signature(self.factory)
         return {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
 
-    def build(self) -> Callable[..., Any]:
-        """The decision function, with a fresh state."""
+    def build(self, workflow: Workflow | None = None) -> Callable[..., Any]:
+        """The decision function, with a fresh state. Raises PolicyError if it needs a workflow and there is none."""
+        if self.sees_workflow:
+            if workflow is None:
+                raise PolicyError("needs a predictor of workflows", where=self.name, expected="--predict aeg")
+            return cast("Callable[..., Any]", self.factory(workflow, **self.values))
         if inspect.isclass(self.factory):
             return cast("Callable[..., Any]", self.factory(**self.values))
         return functools.partial(self.factory, **self.values) if self.values else self.factory
 
 
 _REGISTRY: dict[tuple[str, str], Policy] = {}
+_ARGUMENTS = {"route": "request, replicas, now_ps, rng", "order": "request, now_ps", "evict": "idle, now_ps"}
+_TOGETHER = "idles, now_ps, memory"  # of an eviction that ranks all at once
 
 
-def policy(
-    kind: str, name: str, *, sees_cache: bool = False, queue_order: bool = False, in_order: bool = False
-) -> Callable[[F], F]:
-    """Register a function or class as the policy `name` of a kind (route, order or evict)."""
+def policy(kind: str, name: str, **traits: Any) -> Callable[[F], F]:
+    """Register a function or class as the policy `name` of a kind; traits: the truth values of Policy."""
     if kind not in KINDS:
         raise PolicyError(f"unknown kind {kind!r}", where=f"policy {name!r}", expected=nearest(kind, KINDS))
 
     def register(factory: F) -> F:
-        _REGISTRY[kind, name] = Policy(kind, name, factory, sees_cache, queue_order, in_order)
+        _REGISTRY[kind, name] = Policy(kind, name, factory, **traits)
         return factory
 
     return register
+
+
+Ranker = Callable[[Sequence[IdleContext], int, Memory], Sequence[Any]]
+
+
+def ranker(evict: Policy, workflow: Workflow | None) -> Ranker | None:
+    """How idle contexts are ranked all at once, however the policy is written; None for the block queue itself."""
+    if evict.queue_order:
+        return None
+    rank = evict.build(workflow)
+    return rank if evict.together else lambda idles, now_ps, _: [rank(idle, now_ps) for idle in idles]
 
 
 def policies(kind: str | None = None) -> list[Policy]:
@@ -176,7 +232,7 @@ def _parse(text: str, kind: type, where: str) -> Any:
         raise PolicyError(f"{text!r} is no truth value", where=where, expected="true or false")
     try:
         return kind(text)
-    except ValueError:
+    except (ValueError, TypeError):
         raise PolicyError(f"{text!r} is not of type {kind.__name__}", where=where, expected=kind.__name__) from None
 
 
@@ -198,17 +254,44 @@ def _load_published() -> None:
 
 @functools.cache
 def _load_file(path: Path) -> None:
-    if not path.is_file():
-        raise PolicyError("no such file", where=str(path), expected="a Python file with a policy in it")
+    """Run a file, so that its policies are registered. What else it raises is its author's to read."""
+    try:
+        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except FileNotFoundError:
+        raise PolicyError("no such file", where=str(path), expected="a Python file with a policy in it") from None
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise PolicyError(what, where=str(path), expected="a Python file with a policy in it") from None
+    except SyntaxError as error:
+        raise PolicyError(f"{error.msg}", where=f"{path}:{error.lineno or 1}", expected="valid Python") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # a NUL; thousands of brackets
+        raise PolicyError(f"{error}", where=str(path), expected="valid Python") from None
     name = f"sagasim_policy_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PolicyError("not a Python file", where=str(path), expected="a file that ends in .py")
     module = importlib.util.module_from_spec(spec)
+    before = dict(_REGISTRY)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise PolicyError(f"{error.msg}", where=f"{path}:{error.lineno}", expected="valid Python") from None
     except ImportError as error:
         raise PolicyError(f"{error}", where=str(path), expected="imports that are installed") from None
+    for key, found in _REGISTRY.items():
+        if before.get(key) is not found and found.kind in _ARGUMENTS:
+            _check_signature(found, path)
+
+
+def _check_signature(found: Policy, path: Path) -> None:
+    """Raise PolicyError unless a decision can be called as the engine calls it."""
+    arguments = _TOGETHER if found.together else _ARGUMENTS[found.kind]
+    decide, given = found.factory, arguments.split(", ")
+    keywords: dict[str, None] = dict.fromkeys(found.parameters)
+    if inspect.isclass(decide):
+        own = [vars(base)["__call__"] for base in decide.__mro__ if "__call__" in vars(base)]
+        decide, given, keywords = own[0] if own else (lambda: None), ["self", *given], {}
+    try:
+        inspect.signature(decide).bind(*given, **keywords)
+    except TypeError as error:
+        what = f"{found.kind} policy {found.name!r} cannot be called ({error})"
+        raise PolicyError(what, where=str(path), expected=f"a decision from ({arguments})") from None

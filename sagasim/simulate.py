@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sagasim import seams
 from sagasim.agent import Agents
@@ -17,7 +17,7 @@ from sagasim.cluster import Cluster, Engine
 from sagasim.config import Config
 from sagasim.core import Task
 from sagasim.cost import StepCost, checked_calibration, load_calibration
-from sagasim.errors import CalibrationError, ConfigError, TraceError
+from sagasim.errors import CalibrationError, ConfigError, TraceError, nearest
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns, Table, digest
 from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
 from sagasim.kvcache import KVCache
@@ -58,17 +58,20 @@ class Result:
         return digest(tables)
 
 
-def kv_blocks(model: Model, gpu: Gpu, tp: int, utilization: float, max_num_batched_tokens: int) -> int:
+def kv_blocks(
+    model: Model, gpu: Gpu, tp: int, utilization: float, max_num_batched_tokens: int, dtype: str = "bf16"
+) -> int:
     """KV blocks that fit beside the weights on every GPU of a replica; may be negative.
 
     As vLLM counts: utilization * memory - weights - runtime - the activation peak of a step with a full batch; one
     block is never used (the null block). Runtime (CUDA context, NCCL, workspaces) is taken as 2 GiB, the peak as
     the MLP's two intermediates and four hidden states in 2 bytes: assumptions, near what vLLM's profile run reports.
     """
-    weights = model.weight_bytes // tp
-    peak = max_num_batched_tokens * 2 * (2 * model.mlp // tp + 4 * model.hidden)
+    weights = model.weight_bytes_in(dtype) // tp
+    mlp = model.mlp * max(1, model.experts_per_token)
+    peak = max_num_batched_tokens * 2 * (2 * mlp // tp + 4 * model.hidden)
     room = int(utilization * gpu.memory_bytes) - weights - (2 << 30) - peak
-    per_block = BLOCK_TOKENS * model.kv_bytes_per_token // min(tp, model.kv_heads)
+    per_block = BLOCK_TOKENS * model.kv_bytes_in(dtype) // min(tp, model.kv_heads)
     return room // per_block - 1
 
 
@@ -89,14 +92,8 @@ def simulate(
     settings = engine_settings(config)
     logs = Logs(Table(CALLS), Table(OCCUPANCY))
     ends = Table(TASKS)
-    count = 0
-
-    def on_finish(_: InFlight) -> None:
-        nonlocal count
-        count += 1
-        if progress is not None and count % _PROGRESS_CALLS == 0:
-            progress(count, int(env.now))
-
+    workflow = _workflow(config, tasks)
+    told = _Told(env, progress, workflow)
     cost = StepCost(
         calibration_of(config) if calibration is None else checked_calibration(calibration, "calibration"),
         max_tokens=settings.max_num_batched_tokens,
@@ -104,20 +101,16 @@ def simulate(
         asynchronous=settings.lag == 2,
     )
     route = seams.find("route", config.route)
-    router = route.build()
-    replicas, forgets = _replicas(config, env, settings, cost, logs, on_finish)
+    router = route.build(workflow)
+    replicas, told.forgets = _replicas(config, env, settings, cost, logs, told)
     if hasattr(router, "forget"):
-        forgets.append(lambda plan: router.forget(plan.task.name))
+        told.forgets.append(lambda plan: router.forget(plan.task.name))
     engines: list[Engine] = list(replicas)
-    cluster = Cluster(env, engines, router, Stream(config.seed, "route"), sees_cache=route.sees_cache)
-
-    def forget(plan: PlannedTask) -> None:
-        for each in forgets:
-            each(plan)
-
+    rng = Stream(config.seed, "route")
+    cluster = Cluster(env, engines, router, rng, sees_cache=route.sees_cache, workflow=workflow)
     checked = _checked(tasks, config)
     closed = config.concurrency if config.arrivals == "closed" else None
-    agents = Agents(env, checked, cluster.submit, ends, concurrency=closed, ended=forget)
+    agents = Agents(env, checked, cluster.submit, ends, concurrency=closed, ended=told.left)
     horizon = MAX_PS if config.horizon_s is None else ps_from_s(config.horizon_s)
     with _rare_collections():
         ended = env.run_to(agents.done, horizon)
@@ -141,7 +134,50 @@ def simulate(
         agents.task_names,
         list(agents.tenants),
         sum(replica.executed for replica in replicas),
+        workflow.notes() if workflow is not None and hasattr(workflow, "notes") else {},
     )
+
+
+class _Told:
+    """Who is told that calls and tasks end."""
+
+    def __init__(
+        self, env: Clock, progress: Callable[[int, int], None] | None, workflow: seams.Workflow | None
+    ) -> None:
+        self.workflow = workflow
+        self.forgets: list[Callable[[PlannedTask], None]] = []
+        self._env = env
+        self._progress = progress
+        self._count = 0
+
+    def finished(self, call: InFlight) -> None:
+        now: int = self._env.now  # type: ignore[assignment]
+        self._count += 1
+        if self._progress is not None and self._count % _PROGRESS_CALLS == 0:
+            self._progress(self._count, now)
+        if self.workflow is not None:
+            plan = call.plan
+            tools = tuple(tool.name for tool in plan.task.task.calls[plan.index].tools)
+            self.workflow.ended(call.request, tools, plan.output_tokens, now - call.admitted, now)
+
+    def left(self, plan: PlannedTask) -> None:
+        if self.workflow is not None:
+            self.workflow.left(plan.task.name, int(self._env.now))
+        for forget in self.forgets:
+            forget(plan)
+
+
+def _workflow(config: Config, tasks: Iterable[Task]) -> seams.Workflow | None:
+    """The predictor of a configuration. One that is to know tasks beforehand walks through them first."""
+    if config.predict == "none":
+        return None
+    found: Any = seams.find("predict", config.predict).build()
+    if hasattr(found, "learn") and found.wants_tasks:
+        if iter(tasks) is tasks:
+            what = "tasks that can be read only once"
+            raise ConfigError(what, where="predict", expected="a list of tasks for a predictor with hints")
+        found.learn(tasks)
+    return cast("seams.Workflow", found)
 
 
 @contextmanager
@@ -165,16 +201,17 @@ def _replicas(
     settings: EngineSettings,
     cost: StepCost,
     logs: Logs,
-    on_finish: Callable[[InFlight], None],
+    told: _Told,
 ) -> tuple[list[AnyReplica], list[Callable[[PlannedTask], None]]]:
     """The replicas of a cluster, and what to tell when a task has ended."""
     order, evict = seams.find("order", config.order), seams.find("evict", config.evict)
-    rank = None if evict.queue_order else evict.build()
+    rank = seams.ranker(evict, told.workflow)
+    on_finish = told.finished
     blocks, batch = settings.num_blocks, settings.evict_batch_blocks
     node_size = load_gpu(config.gpu).node_size
     loads = [0] * (config.gpus // config.tp)
     views = [ReplicaView(number, number * config.tp // node_size, blocks, loads) for number in range(len(loads))]
-    queues = [WaitingQueue(order.build(), in_order=order.in_order) for _ in views]
+    queues = [WaitingQueue(order.build(told.workflow), in_order=order.in_order) for _ in views]
     if not config.reference:
         caches = [KVCache(blocks, view.replica, rank=rank, batch=batch) for view in views]
         fast = zip(views, caches, queues, strict=True)
@@ -198,7 +235,8 @@ def engine_settings(config: Config) -> EngineSettings:
     model, gpu = load_model(config.model), load_gpu(config.gpu)
     blocks = config.num_gpu_blocks_override
     if blocks is None:
-        blocks = kv_blocks(model, gpu, config.tp, config.gpu_memory_utilization, config.max_num_batched_tokens)
+        share, budget = config.gpu_memory_utilization, config.max_num_batched_tokens
+        blocks = kv_blocks(model, gpu, config.tp, share, budget, config.dtype)
     else:
         blocks -= 1  # the null block
     if blocks * BLOCK_TOKENS < config.max_model_len:
@@ -220,18 +258,16 @@ def engine_settings(config: Config) -> EngineSettings:
 
 
 def calibration_of(config: Config) -> dict[str, Any]:
-    """The calibration that a configuration names, or the embedded one of its GPU, model and tp."""
+    """The calibration that a configuration names, or the embedded one of its GPU, model, tp and data type."""
     if config.calibration is not None:
         return load_calibration(Path(config.calibration))
     folder = data_dir() / "calibration"
-    path = folder / f"{config.gpu}-{config.model}-tp{config.tp}-bf16.json"
-    if not path.exists():
-        there = sorted(p.stem for p in folder.glob("*-bf16.json"))
-        raise CalibrationError(
-            f"no embedded calibration for {config.model} on {config.gpu} with tp {config.tp}",
-            where="calibration",
-            expected=f"a file given by --set calibration=FILE, or one of: {', '.join(there)}",
-        )
+    name = f"{config.gpu}-{config.model}-tp{config.tp}-{config.dtype}"
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        known = nearest(name, [file.stem for file in folder.glob("*.json")])
+        expected = f"--set calibration=FILE, written by `sagasim calibrate fit`, or {known}"
+        raise CalibrationError(f"no embedded calibration {name}", where="calibration", expected=expected)
     return load_calibration(path)
 
 

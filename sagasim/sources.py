@@ -6,7 +6,6 @@ open_sources(config) -> Trace    and everything after it (length, arrivals) is t
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from sagasim.workloads import generate, workloads
 __all__ = ["ENDLESS_TASKS", "families", "open_sources", "shares", "with_tenants"]
 
 ENDLESS_TASKS = 10**9  # of a generator in a mix: more than anybody takes
+MOST_WEIGHT = 1e9
 
 
 def open_sources(config: Config) -> Trace:
@@ -59,10 +59,9 @@ def shares(text: str, where: str) -> dict[str, float]:
             weight = float(weight_text)
         except ValueError:
             weight = -1.0
-        if not name or name in found or not 0 < weight < math.inf:
-            raise ConfigError(
-                f"{item!r} does not fit", where=where, expected="NAME@WEIGHT+NAME@WEIGHT, names once each"
-            )
+        if not name or not name.isprintable() or name in found or not 0 < weight <= MOST_WEIGHT:
+            expected = f"NAME@WEIGHT+NAME@WEIGHT, names once each, weights above 0, at most {MOST_WEIGHT:g}"
+            raise ConfigError(f"{item!r:.80} does not fit", where=where, expected=expected)
         found[name] = weight
     return found
 

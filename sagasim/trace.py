@@ -15,6 +15,7 @@ from sagasim.core import Call, Task
 from sagasim.errors import ConfigError, TraceError, nearest
 from sagasim.hardware import data_dir
 from sagasim.importers.formats import detect, open_source
+from sagasim.importers.lines import is_there, printable
 from sagasim.importers.native import write_trace
 from sagasim.trace_stats import trace_stats
 
@@ -87,7 +88,7 @@ def open_trace(name_or_path: str | Path, **options: Any) -> Trace:
     path, given = _path(name)
     options = given | options
     source = open_source(path, options)
-    name = name if name in EMBEDDED else source.name or path.name.split(".")[0]
+    name = name if name in EMBEDDED else source.name or printable(path.name.split(".")[0])
     files = [path] if options.get("turns") is None else [path, Path(options["turns"])]
     return Trace(name, path, _digest(files), source.filled, source.format, source.read)
 
@@ -104,7 +105,7 @@ def _path(name: str) -> tuple[Path, dict[str, Any]]:
         file, files = EMBEDDED[name]
         return folder / file, {key: folder / value for key, value in files.items()}
     path = Path(name)
-    if not path.exists() and path.name == name and "." not in name:
+    if not is_there(path) and path.name == name and "." not in name:
         raise TraceError(f"unknown trace {name!r}", expected=f"a file, or {nearest(name, EMBEDDED)}")
     return path, {}
 

@@ -15,7 +15,15 @@ from sagasim.cost import constant_calibration
 MAX_MODEL_LEN = 512
 
 MINE = str(Path(__file__).parent / "policies" / "mine.py")
-ROUTES = ["round-robin", "least-loaded", "session-affinity", "prefix-affinity", f"{MINE}:cheapest", f"{MINE}:roomiest"]
+ROUTES = [
+    "round-robin",
+    "saga-affinity",
+    "least-loaded",
+    "session-affinity",
+    "prefix-affinity",
+    f"{MINE}:cheapest",
+    f"{MINE}:roomiest",
+]
 PREFIXES = (Prefix("tools", 40), Prefix("system", 25, "tools", 40), Prefix("other", 30, "tools", 17))
 
 
@@ -119,8 +127,9 @@ def configs(draw: st.DrawFn, **fixed: Any) -> Config:
     changes: dict[str, Any] = {
         "gpus": replicas,
         "route": draw(st.sampled_from(ROUTES)),
-        "order": draw(st.sampled_from(["fcfs", "fcfs", f"{MINE}:shortest"])),
-        "evict": draw(st.sampled_from(["lru", "lru", f"{MINE}:largest", f"{MINE}:ageing"])),
+        "order": draw(st.sampled_from(["fcfs", "fcfs", "lifo", "afs", f"{MINE}:shortest"])),
+        "evict": draw(st.sampled_from(["lru", "lru", f"{MINE}:largest", f"{MINE}:ageing", "wa-lru", "wa-lru"])),
+        "predict": draw(st.sampled_from(["aeg:cold_start=1", "aeg:hints=fitted", "aeg:hints=perfect"])),
         "evict_batch_blocks": draw(st.sampled_from([1, 3, 16])),
         "prefix_caching": draw(st.sampled_from([True, True, True, False])),
         "async_scheduling": draw(st.booleans()),

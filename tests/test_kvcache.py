@@ -70,7 +70,7 @@ class Pair:
     def finish(self, call: PlannedCall, now: int) -> None:
         table, blocks = self.held.pop(call)
         self.releases += 1
-        idle = IdleContext(self.releases, call.task.task.name, "", call.context, now, 0)
+        idle = IdleContext(self.releases, call.task.task.name, "", "", call.context, now, 0)
         self.fast.release(table, now, idle)
         self.slow.release(blocks, idle)
 

@@ -18,7 +18,7 @@ plan
 seams
 hardware
 fill importers trace_stats trace workloads
-calibrate_tables calibrate_terms calibrate cost
+calibrate cost
 kvcache
 policies
 clock batching scheduler replica reference
@@ -26,13 +26,16 @@ agent cluster
 config laws
 arrivals sources
 simulate
-metrics contract
-capacity
+metrics contract recorded
+validate
+capacity curve_points curves
 work
 experiment slo stats
 report
 comparison
-figures figures_compared trace_figures results
+figures figures_compared trace_figures validate_figures results
+errors_page
+calibration_commands
 options
 cli
 __main__

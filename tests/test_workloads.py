@@ -15,8 +15,8 @@ from sagasim.core import Prefix, Task, check_task
 from sagasim.errors import ConfigError
 from sagasim.fill import CAP_OF_P99, LATENCY_MS, SHELL_FITS, gap_ps, latency_ps, shell_ps, user_ps
 from sagasim.rng import Stream
-from sagasim.workloads import WORKLOADS, generate
-from sagasim.workloads.swe_bench import stop_probability
+from sagasim.workloads import generate, workloads
+from sagasim.workloads.react import stop_probability
 
 MS = 10**9
 US = 10**6
@@ -147,7 +147,7 @@ def test_options_that_make_no_sense(count: Any, options: dict[str, Any]) -> None
 
 
 def test_names() -> None:
-    assert "swe-bench" in WORKLOADS
+    assert "swe-bench" in [workload.name for workload in workloads()]
     with pytest.raises(ConfigError, match="'swe-bench' perhaps"):
         generate("swebench", 1)
 

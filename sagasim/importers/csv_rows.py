@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sagasim.core import MAX_TOKENS
 from sagasim.errors import TraceError, nearest
-from sagasim.importers.lines import raw_lines, whole
+from sagasim.importers.lines import printable, raw_lines, whole
 
 __all__ = ["CsvRow", "csv_rows", "header_cells"]
 
@@ -34,7 +34,7 @@ class CsvRow:
 
 def header_cells(line: bytes) -> list[str]:
     """Names of the columns, as far as a line can be a header."""
-    return [cell.strip() for cell in line[:LINE_CHARACTERS].decode("utf-8-sig", "replace").split(",")]
+    return [cell.strip() for cell in line[:LINE_CHARACTERS].decode("utf-8", "replace").split(",")]
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[CsvRow]:
@@ -67,5 +67,6 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[CsvRow]:
 def _place(names: list[str], column: str, where: str) -> int:
     lowered = [name.lower() for name in names]
     if column.lower() not in lowered:
-        raise TraceError(f"no column {column!r}", where=where, expected=nearest(column, names[:50]))
+        expected = nearest(column, [printable(name, 40) for name in names[:50]])
+        raise TraceError(f"no column {column!r}", where=where, expected=expected)
     return lowered.index(column.lower())

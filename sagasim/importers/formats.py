@@ -11,7 +11,7 @@ from typing import Any
 
 from sagasim.core import Task
 from sagasim.errors import ConfigError, TraceError, nearest
-from sagasim.importers.lines import parse, raw_lines, read_document
+from sagasim.importers.lines import parse, printable, raw_lines, read_document
 
 __all__ = ["FORMATS", "Source", "detect", "open_source"]
 
@@ -153,7 +153,7 @@ def _find(path: Path) -> _Found:
     if not count:
         raise TraceError("an empty file", where=str(path), expected="at least one line of JSON")
     where = f"{path}:{count}"
-    text = line.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = line.lstrip()
     if text.startswith(b"{"):
         return _json(path, line, where, several=next(lines, None) is not None)
     header = {cell.strip().lower() for cell in text[:1000].split(b",")}
@@ -192,7 +192,7 @@ def _json(path: Path, line: bytes, where: str, *, several: bool) -> _Found:
     if looks_like_otlp(first):
         return _Found("otel", line, first, document)
     shown = ", ".join(sorted(first)[:5]) or "none"
-    raise TraceError(f"unknown format (keys: {shown:.80})", where=where, expected=_EXPECTED)
+    raise TraceError(f"unknown format (keys: {printable(shown, 80)})", where=where, expected=_EXPECTED)
 
 
 def _is_log(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +26,14 @@ __all__ = [
     "MAX_ROWS",
     "MAX_SECONDS",
     "duration",
+    "is_there",
     "mapping",
     "number",
+    "object_bytes",
     "optional_seconds",
     "parse",
     "parse_text",
+    "printable",
     "raw_lines",
     "read_document",
     "read_lines",
@@ -40,12 +44,37 @@ __all__ = [
 ]
 
 LINE_BYTES = 64 * 2**20
-LINE_OBJECT_BYTES = 512 * 2**20  # of one line as Python objects: 32 bytes a value, 64 a list, 192 an object
+LINE_OBJECT_BYTES = 512 * 2**20  # of one line as Python objects
+EMPTY_LINES = 100_000  # one after the other; no file has so many, but a gzip member of them takes no room
 MAX_ROWS = 2_000_000  # of a file that is held in memory as a whole
 NAME_CHARACTERS = 400
 MAX_SECONDS = MAX_DURATION_PS / 10**12
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_MARK = b"\xef\xbb\xbf"  # that some programs put before UTF-8
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of this name; False too for a name that no file can have."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise TraceError("no such file", where=str(path), expected="a trace file") from None
+    except OSError as error:
+        raise TraceError(f"cannot be read ({error.strerror})", where=str(path), expected="a trace file") from None
+    except ValueError:  # a NUL within the name
+        raise TraceError("not a name of a file", where=repr(str(path)), expected="a trace file") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise TraceError(what, where=str(path), expected="a trace file")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -67,12 +96,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line) of any text file, plain or gzip as its first bytes say; empty lines too."""
-    if path.is_dir():
-        raise TraceError("a folder", where=str(path), expected="a trace file")
-    if path.exists() and not path.is_file():
-        raise TraceError("not a regular file", where=str(path), expected="a trace file")
-    number = 0
+    """(line number from 1, line) of any text file, plain or gzip as its first bytes say; empty lines too.
+
+    A byte order mark of UTF-8 is left out.
+    """
+    _check_regular(path)
+    number = empty = 0
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == _GZIP_MAGIC
@@ -82,9 +111,11 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if len(line) > LINE_BYTES:
                     expected = f"at most {LINE_BYTES >> 20} MiB a line"
                     raise TraceError("a line that is too long", where=f"{path}:{number}", expected=expected)
-                yield number, line
-    except FileNotFoundError:
-        raise TraceError("no such file", where=str(path), expected="a trace file") from None
+                empty = empty + 1 if line.isspace() else 0
+                if empty > EMPTY_LINES:
+                    what = f"{EMPTY_LINES:,} empty lines"
+                    raise TraceError(what, where=f"{path}:{number}", expected="lines that say something")
+                yield number, line.removeprefix(_MARK) if number == 1 else line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TraceError(
             f"broken gzip ({error})", where=f"{path}:{number + 1}", expected="a complete gzip file"
@@ -95,15 +126,13 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def read_document(path: Path) -> dict[str, Any]:
     """The JSON object that is spread over all lines of a file, LINE_BYTES at most."""
-    parts: list[bytes] = []
-    size = 0
+    whole = bytearray()  # not a list of lines: of short ones it would be many times the file
     for _, line in raw_lines(path):
-        parts.append(line)
-        size += len(line)
-        if size > LINE_BYTES:
+        whole += line
+        if len(whole) > LINE_BYTES:
             expected = f"at most {LINE_BYTES >> 20} MiB in one document, or one JSON object per line"
             raise TraceError("a document that is too long", where=str(path), expected=expected)
-    return parse(b"".join(parts), str(path))
+    return parse(bytes(whole), str(path))
 
 
 def parse(line: bytes, where: str) -> dict[str, Any]:
@@ -124,12 +153,15 @@ def parse(line: bytes, where: str) -> dict[str, Any]:
 
 def parse_text(line: bytes, where: str) -> Any:
     """The value of a JSON text; ValueError where it is none, TraceError where it is too much to decode."""
-    if len(line) > LINE_OBJECT_BYTES // 192:
-        size = 32 * line.count(b",") + 64 * line.count(b"[") + 192 * line.count(b"{")
-        if size > LINE_OBJECT_BYTES:
-            what, expected = "a line of too many values", f"at most {LINE_OBJECT_BYTES >> 20} MiB as objects a line"
-            raise TraceError(what, where=where, expected=expected)
+    if len(line) > LINE_OBJECT_BYTES // 192 and object_bytes(line) > LINE_OBJECT_BYTES:
+        what, expected = "a line of too many values", f"at most {LINE_OBJECT_BYTES >> 20} MiB as objects a line"
+        raise TraceError(what, where=where, expected=expected)
     return orjson.loads(line)
+
+
+def object_bytes(line: bytes) -> int:
+    """About what a JSON text takes as Python objects: its own bytes, 32 a value, 64 a list, 192 an object."""
+    return len(line) + 32 * line.count(b",") + 64 * line.count(b"[") + 192 * line.count(b"{")
 
 
 def _kind(value: object) -> str:
@@ -179,6 +211,11 @@ def text(value: object, key: str, where: str) -> str:
         return value
     expected = f"1 to {NAME_CHARACTERS} printable characters"
     raise TraceError(f"{key} is {_shown(value)}", where=where, expected=expected)
+
+
+def printable(value: object, most: int = 200) -> str:
+    """A text that can be shown and written anywhere: `most` characters of it, what is not printable as ?."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:most])
 
 
 def sequence(value: object, key: str, where: str) -> list[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from sagasim.core import MAX_DURATION_PS, Call, Prefix, Task, Tool, check_task
+from sagasim.core import MAX_CALLS, MAX_DURATION_PS, Call, Prefix, Task, Tool, check_task
 from sagasim.errors import TraceError
 from sagasim.importers.otel_context import Contexts, system_prefixes
 from sagasim.importers.otel_spans import Span, read_spans
@@ -42,6 +42,10 @@ def open_otel(
         expected = "spans with gen_ai.operation.name and gen_ai.usage.input_tokens"
         raise TraceError("no LLM span with token counts", where=str(path), expected=expected)
     calls = [span for group in groups.values() for span in group.calls]
+    for name, group in groups.items():
+        if len(group.calls) > MAX_CALLS:  # told before the calls are compared with each other
+            what, where = f"a task of {len(group.calls):,} calls", f"{group.calls[0].where}: task {name!r}"
+            raise TraceError(what, where=where, expected=f"1 to {MAX_CALLS} calls")
     filled = {}
     if any(span.messages for span in calls):
         filled["keep_tokens"] = MESSAGES_TEXT
@@ -67,6 +71,7 @@ class _Group:
         self.tools: list[Span] = []
         self.agent: dict[int, str] = {}  # id of a span -> name of its agent, "" for the main one
         self.above: dict[str, str] = {}
+        self.again: dict[str, int] = {}  # name of a sub-agent -> how often it came
         self.main = ""
 
     @property
@@ -105,11 +110,13 @@ def _groups(spans: list[Span]) -> dict[str, _Group]:
 def _chain(span: Span, known: dict[tuple[str, str], Span]) -> list[Span]:
     """The spans around a span, the nearest first; a cycle or what lies deeper than 100 ends it."""
     chain: list[Span] = []
+    seen: set[int] = set()
     while span.parent and len(chain) < 100:
         above = known.get((span.trace, span.parent))
-        if above is None or any(above is one for one in chain):
+        if above is None or id(above) in seen:
             break
         chain.append(above)
+        seen.add(id(above))
         span = above
     return chain
 
@@ -129,9 +136,10 @@ def _place(span: Span, chain: list[Span], group: _Group) -> None:
         group.main = group.main or span.name
         name = "" if span.name == group.main else span.name
     else:
-        name, again = span.name, 2
+        name = span.name
         while name in group.above:
-            name, again = f"{span.name}#{again}", again + 1
+            group.again[span.name] = again = group.again.get(span.name, 1) + 1
+            name = f"{span.name}#{again}"
     group.agent[id(span)] = name
     if name:
         group.above.setdefault(name, group.agent.get(id(around[0]), "") if around else "")

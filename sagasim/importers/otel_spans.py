@@ -18,7 +18,17 @@ import orjson
 
 from sagasim.core import MAX_TOKENS
 from sagasim.errors import TraceError
-from sagasim.importers.lines import MAX_ROWS, mapping, parse, parse_text, read_document, read_lines, sequence, whole
+from sagasim.importers.lines import (
+    MAX_ROWS,
+    mapping,
+    parse,
+    parse_text,
+    printable,
+    read_document,
+    read_lines,
+    sequence,
+    whole,
+)
 
 __all__ = ["Message", "Span", "looks_like_otlp", "read_spans"]
 
@@ -34,6 +44,7 @@ MESSAGE_KEYS = ("gen_ai.input.messages", "gen_ai.prompt")
 FIRST_KEYS = ("gen_ai.tool.definitions", "gen_ai.system_instructions")
 SYSTEM_ROLES = frozenset({"system", "developer"})
 MAX_NS = 2**63
+MAX_MESSAGES = 5_000_000  # of a whole file, a gigabyte or two
 _INDEXED = re.compile(r"gen_ai\.prompt\.(\d{1,6})\.")
 _EVENT = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message")
 _NOISE = ("finish_reason",)
@@ -77,13 +88,17 @@ def looks_like_otlp(fields: dict[str, Any]) -> bool:
 def read_spans(path: Path, *, document: bool) -> list[Span]:
     """The spans of a file. document: the file is one JSON document, not one per line."""
     spans: list[Span] = []
+    messages = 0
     requests = [(str(path), read_document(path))] if document else _requests(path)
     for where, fields in requests:
         try:
             for raw, place in _raw_spans(fields, where):
                 spans.append(_span(raw, place))
+                messages += len(spans[-1].messages)
                 if len(spans) > MAX_ROWS:
                     raise TraceError("too many spans", where=where, expected=f"at most {MAX_ROWS:,} in a file")
+                if messages > MAX_MESSAGES:
+                    raise TraceError("too many messages", where=where, expected=f"at most {MAX_MESSAGES:,} in a file")
         except (RecursionError, orjson.JSONEncodeError):
             raise TraceError("attributes nested too deeply", where=where, expected="plain attributes") from None
     return spans
@@ -120,8 +135,8 @@ def _span(raw: dict[str, Any], where: str) -> Span:
         span,
         raw["parentSpanId"] if isinstance(raw.get("parentSpanId"), str) else "",
         kind,
-        _printable(name),
-        _printable(conversation) if isinstance(conversation, str) else "",
+        printable(name),
+        printable(conversation) if isinstance(conversation, str) else "",
         start_us,
         max(end_us, start_us),
         where=where,
@@ -155,11 +170,6 @@ def _identity(raw: dict[str, Any], key: str, where: str) -> str:
     if isinstance(value, str) and 0 < len(value) <= 64 and value.isprintable():
         return value
     raise TraceError(f"{key} is missing or no id", where=where, expected="a hexadecimal id")
-
-
-def _printable(value: object) -> str:
-    """A name in the words of the trace format: printable, 200 characters at most."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:200])
 
 
 def _microseconds(value: object, key: str, where: str) -> int:

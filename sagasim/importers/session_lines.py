@@ -7,11 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from sagasim.errors import TraceError
-from sagasim.importers.lines import mapping, number, optional_seconds, parse, read_lines, sequence, text, tokens, whole
+from sagasim.importers.lines import (
+    mapping,
+    number,
+    object_bytes,
+    optional_seconds,
+    parse,
+    read_lines,
+    sequence,
+    text,
+    tokens,
+    whole,
+)
 
 __all__ = ["NEVER", "Line", "Step", "load_sessions"]
 
 NEVER = -1  # the position before the first step
+HELD_BYTES = 2 * 2**30  # of a whole file as Python objects, for it is held in memory
 SPAWN_SLACK_S = 1.5  # times of Claude Code sessions are rounded to about a second
 
 
@@ -84,9 +96,14 @@ def load_sessions(path: Path) -> list[Line]:
 
 def _lines(path: Path) -> dict[str, Line]:
     lines: dict[str, Line] = {}
+    held = 0
     for count, raw in read_lines(path):
         where = f"{path}:{count}"
         fields = parse(raw, where)
+        held += object_bytes(raw)
+        if held > HELD_BYTES:
+            expected = f"at most {HELD_BYTES >> 20:,} MiB as objects in a file of this format"
+            raise TraceError("too many sessions and steps", where=where, expected=expected)
         sid = text(fields.get("sid"), "sid", where)
         if sid in lines:
             raise TraceError(f"session {sid!r} twice", where=where, expected="sids unique within the file")

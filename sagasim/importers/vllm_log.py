@@ -72,6 +72,7 @@ class ServerLog:
     """The requests of a log by name, and what its throughput lines add up to in tokens."""
 
     requests: dict[str, Request] = field(default_factory=dict)
+    again: dict[str, int] = field(default_factory=dict)  # name -> how often it came, where more than once
     prompt_tokens: float = 0.0
     output_tokens: float = 0.0
 
@@ -135,10 +136,9 @@ def _request(
         request.prompt, request.guessed, request.ids = known.prompt, known.guessed, known.ids
     if not _read_params(request, rest):
         return None
-    again = 2
     while request.name in log.requests:
+        log.again[name] = again = log.again.get(name, 1) + 1
         request.name = f"{name}#{again}"
-        again += 1
     log.requests[request.name] = request
     return request
 
@@ -212,7 +212,7 @@ class _Clock:
         year = self._last.year if self._last is not None else 2000  # a leap year, for any day to be one
         try:
             now = datetime.fromisoformat(text if len(text) > 14 else f"{year}-{text}")
-            if self._last is not None and now < self._last - timedelta(days=180):
+            if self._last is not None and self._last - now > timedelta(days=180):
                 now = now.replace(year=year + 1)
         except ValueError:
             raise TraceError(f"the time {text!r}", where=where, expected="month-day hour:minute:second") from None

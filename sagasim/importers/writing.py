@@ -19,7 +19,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> Path:
 
     The same content gives the same bytes. Raises TraceError if the file exists or its folder cannot be written.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise TraceError("exists already", where=str(path), expected="the name of a new file")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

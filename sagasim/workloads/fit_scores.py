@@ -109,7 +109,7 @@ def _lagged(rows: Rows, first: Series, second: Series, lags: range) -> float:
 
 
 def _noise(rows: Rows, scores: dict[str, Series], far: range) -> dict[str, Any]:
-    """ARMA(1, 1) noise of each kind, and how the three are correlated within a step."""
+    """ARMA(1, 1) noise of each kind, how the three correlate within a step, and outputs with what was added before."""
     level = {kind: max(_lagged(rows, scores[kind], scores[kind], far), 0.0) for kind in KINDS}
     noise = {}
     for kind in KINDS:
@@ -123,7 +123,11 @@ def _noise(rows: Rows, scores: dict[str, Series], far: range) -> dict[str, Any]:
             rest_of = math.sqrt((1 - level[one]) * (1 - level[other]))
             value = (_lagged(rows, scores[one], scores[other], range(1)) - across) / rest_of
             together[a, b] = together[b, a] = np.clip(value, -LARGEST_SHARE, LARGEST_SHARE)
-    return {"noise": noise, "innovations": _lower(together)}
+    rest_of = math.sqrt((1 - level["output"]) * (1 - level["added"]))
+    across = _lagged(rows, scores["added"], scores["output"], far)
+    after = (_lagged(rows, scores["added"], scores["output"], range(1, 2)) - across) / rest_of
+    after = round(float(np.clip(after, -LARGEST_SHARE, LARGEST_SHARE)), 4)
+    return {"noise": noise, "innovations": _lower(together), "output_after_added": after}
 
 
 def _arma(correlations: list[float]) -> dict[str, float]:

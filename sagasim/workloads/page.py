@@ -46,17 +46,19 @@ def write_page(out: Path, traces: Path) -> None:
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     latencies = compare_latencies(LATENCIES)
-    title = "Tools of swe-bench, webarena and multi-tenant"
+    title = "Tools of swe-bench, webarena and multi-tenant: how many take less"
     draw_latencies(figures / "workloads-published.png", title, latencies)
     published = [latencies]
     for name in ("swe-bench", "webarena", "multi-tenant"):
         published += compare_published(name, PUBLISHED_TASKS)
     browser = compare_browser(BROWSER_TASKS)
-    draw_fit(figures / "workloads-browser-real.png", "browser-real", browser, "published p5, p50, p95, p99")
+    title = "browser-real: how much of all values lies below"
+    draw_fit(figures / "workloads-browser-real.png", title, browser, "published p5, p50, p95, p99")
     fitted = [compare_fit(name, tasks) for name, tasks in TASKS.items()]
     for comparison in fitted:
         name = comparison.workload
-        draw_fit(figures / f"workloads-{name}.png", name, [comparison], "recorded")
+        title = f"{name}: how much of all values lies below"
+        draw_fit(figures / f"workloads-{name}.png", title, [comparison], "recorded")
     lines = [BEFORE, *_summary([*fitted, *browser, *published]), *_held_out(traces)]
     for comparison in sorted(fitted, key=lambda c: -c.worst.apart):
         lines += _section(comparison.workload, [comparison])

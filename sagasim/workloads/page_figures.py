@@ -52,6 +52,8 @@ def draw_latencies(out: Path, title: str, comparison: Comparison) -> None:
 def _ordered(comparison: Comparison) -> list[Row]:
     order = list(TITLES)
     rows = [row for row in comparison.rows if row.generated_curve is not None]
+    if any(row.name == "growth_after_tool_tokens" for row in rows) ^ any("growth_after_user" in r.name for r in rows):
+        rows = [row for row in rows if not row.name.startswith("growth_after")]  # the same as all growth
     return sorted(rows, key=lambda row: order.index(row.name))
 
 
@@ -120,13 +122,22 @@ def _panel(axes: Axes, row: Row, probabilities: Sequence[float]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _scale(axes: Axes, row: Row) -> None:
-    """A logarithmic axis over the bulk of the values where they spread over more than one power of ten."""
+def _bulk(row: Row) -> tuple[float, float]:
+    """The values to show: without the outermost 2 %, or 5 % where a few losses would take all the width."""
     curve = row.generated_curve if row.stated_curve is None else row.stated_curve
-    if curve is None:
-        return
-    cut = len(curve) > len(QUANTILES)
-    low, high = (float(curve[len(curve) // 50]), float(curve[-1 - len(curve) // 50])) if cut else (curve[0], curve[-1])
+    if curve is None or len(curve) <= len(QUANTILES):
+        known = [value for value in row.stated[: len(QUANTILES)] if value is not None]
+        return known[0], known[-1]
+    few = len(curve) // 50
+    low, high = float(curve[few]), float(curve[-1 - few])
+    if row.stated_curve is None:  # published quantiles only: all of them are shown
+        return low, max(high, *(value for value in row.stated if value is not None))
+    return (float(curve[len(curve) // 20 + 1]), high) if low < 0 else (low, high)
+
+
+def _scale(axes: Axes, row: Row) -> None:
+    """A logarithmic axis over the bulk of the values where they spread over more than about one power of ten."""
+    low, high = _bulk(row)
     if row.name in LINEAR:
         axes.set_xlim(0, 1)
         return

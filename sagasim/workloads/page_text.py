@@ -12,7 +12,7 @@ makes the fits from traces. Nothing here is edited by hand.
 
 ```sh
 sagasim run --workload coding-real --tasks 50 --over-length extend --out results/coding
-sagasim run --workload swe-bench:mean_steps=20,output_tokens=50|200 --out results/short
+sagasim run --workload 'swe-bench:mean_steps=20,output_tokens=50|200' --out results/short
 sagasim run --workload ./mine.py:nightly:jobs=3 --out results/mine
 ```
 

@@ -128,6 +128,8 @@ class Model:
         self.noise: list[tuple[float, float]] = [(pair["phi"], pair["theta"]) for pair in noise]
         self.sigma = [math.sqrt((1 - f * f) / (1 - 2 * t * f + t * t)) for f, t in self.noise]
         self.older = [math.sqrt(max(1 - sigma * sigma, 0.0)) for sigma in self.sigma]
+        self.after_added: float = step["output_after_added"]  # correlation of an output with what was added before it
+        self.apart = math.sqrt(1.0 - self.after_added**2)
         self.innovations: list[list[float]] = step["innovations"]
         share = step["session_share"][1] * self.early_level**2
         self.early_scale = math.sqrt(1.0 - share)

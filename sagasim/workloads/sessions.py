@@ -5,8 +5,9 @@ The model (fit_sessions.py says how its tables are made):
 1. A session has six normal scores, correlated: first input, share of requests that a user starts, and its own level of
    outputs, of added tokens, of gaps after tools and after users. It ends after a step with a hazard by the number of
    steps, the first input and the length of the prompt (fit_ends.py).
-2. Each step has three more (output, added, gap), correlated with each other and, as ARMA(1, 1) noise, with those of the
-   steps before. The level of the session and this noise together are standard normal over all steps.
+2. Each step has three more (output, added, gap), correlated with each other and, as ARMA(1, 1) noise, with those of
+   the steps before; an output also with what was added just before it. The level of the session and this noise
+   together are standard normal over all steps.
 3. A score becomes a value by the quantile table that fits the situation: outputs by what started the request and what
    will start the next one; added tokens (next prompt less this prompt and output) by what starts the next request and
    by the size of the output; gaps by what starts the next request.
@@ -84,6 +85,7 @@ class Drawn:
         # noise in its steady state: unit variance, of which the latest shock is the part that is new
         self.shocks = [sigma * stream.normal() for sigma in model.sigma]
         self.noise = [e + rest * stream.normal() for e, rest in zip(self.shocks, model.older, strict=True)]
+        self.added_before = stream.normal()
         self.long = False
         if model.compaction is not None:
             self.long = stream.uniform() < model.compaction.long_share(self.shared + self.own)
@@ -151,6 +153,7 @@ class Drawn:
         """Next values of the noise of output, added tokens and gap."""
         model, normal = self.model, self.stream.normal
         raw = (normal(), normal(), normal())
+        self.added_before = self.noise[1]
         for kind, (row, (ar, ma)) in enumerate(zip(model.innovations, model.noise, strict=True)):
             shock = model.sigma[kind] * sum(c * e for c, e in zip(row, raw, strict=False))
             self.noise[kind] = ar * self.noise[kind] + shock - ma * self.shocks[kind]
@@ -160,7 +163,10 @@ class Drawn:
         return phi(self.levels[level] + self.model.scale[level] * self.noise[kind])
 
     def _output(self, trigger: int, following: int) -> int:
-        drawn = self.model.output[trigger][following].at(self._quantile(0, 0)) * self.changes.output_factor
+        model = self.model
+        noise = model.apart * self.noise[0] + model.after_added * self.added_before
+        probability = phi(self.levels[0] + model.scale[0] * noise)
+        drawn = model.output[trigger][following].at(probability) * self.changes.output_factor
         return max(1, min(round(drawn), LONGEST_TOKENS))
 
     # ---- from one request to the next

@@ -1,0 +1,223 @@
+"""The page that shows all errors, the worst first: python -m sagasim.errors_page [--out docs]
+
+Writes calibration.md and its figures from the embedded calibrations, tables and recorded runs. The same data give the
+same page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sagasim.calibrate.check import check
+from sagasim.calibrate.embedded import EMBEDDED
+from sagasim.cost import load_calibration
+from sagasim.curves import CurveReport, validate_curves
+from sagasim.errors import SagasimError
+from sagasim.hardware import data_dir
+from sagasim.validate import METRICS, Validation, validate_run
+from sagasim.validate_figures import draw_check, draw_curves, draw_errors, draw_validation
+
+__all__ = ["main", "write_page"]
+
+TEXT = Path(__file__).with_name("errors_page.md")  # what stands before the numbers
+RUNS = {"RTX 4090": "RTX4090", "RTX PRO 6000": "RTXPRO6000"}
+GPUS = {"h200": "H200", "h100": "H100", "a100": "A100", "rtx4090": "RTX 4090", "rtxpro6000": "RTX PRO 6000"}
+TERMS = {  # residual of a calibration -> what it is, target
+    "decode_attention_left_out": ("decode attention", 0.03),
+    "prefill_attention_left_out": ("prefill attention", 0.04),
+    "prefill_attention_left_out_long_prefix": ("prefill attention, prefix >= 4 x chunk", 0.08),
+    "gemm_left_out": ("products", 0.05),
+    "all_reduce_left_out": ("all-reduce", 0.05),
+}
+CURVE_TARGETS = {"h200": (0.10, 0.05), "h100": (0.15, 0.08)}  # TPOT without and with a fit to other curves
+RUN_TARGETS = {("tpot_s", "mean"): 0.02, ("ttft_s", "mean"): 0.05, ("ttft_s", "p99"): 0.15}
+SCATTER = "h200-llama-3.1-70b-tp4-bf16"
+OTHERS = {  # residual -> what it is: errors without a target
+    "mixed_attention": "decodes and a chunk in one launch",
+    "mixed_attention_as_two_launches": "the same, told as two launches",
+    "prefill_attention_no_prefix": "prefill attention, no prefix",
+    "prefill_attention_batched": "prefill attention, 2 to 8 sequences in one launch",
+    "cached_token_by_structure": "cost of a cached token by waves of thread blocks, one number for all chunks",
+    "linear": "products and what else is by tokens, as stored",
+    "lm_head": "lm_head, as stored",
+    "skew": "decodes of unequal contexts",
+    "all_reduce_nccl": "all-reduce against NCCL's own rows",
+}
+
+
+def write_page(out: Path, progress: Callable[[str], None] = lambda _: None) -> Path:
+    """Compute everything and write OUT/calibration.md and OUT/figures/calibration-*.png; all of it or nothing."""
+    folder = data_dir() / "calibration"
+    loaded = {one.name.removesuffix(".json"): load_calibration(folder / one.name) for one in EMBEDDED}
+    progress("curves")
+    curves = validate_curves(folder / "runs" / "silicon_sample.csv.gz", fit=True)
+    runs = {}
+    for name, gpu in RUNS.items():
+        progress(f"run on {name}")
+        path = folder / "runs" / gpu / "Llama-3.1-8B"
+        runs[name] = validate_run(path, loaded[f"{gpu.lower()}-llama-3.1-8b-tp1-bf16"])
+    targets = sorted(_targets(loaded, curves, runs), key=lambda row: row["target"] - row["error"])
+    progress("figures")
+    with tempfile.TemporaryDirectory() as name:
+        staged = Path(name)
+        draw_errors(sorted(targets, key=lambda row: -row["error"]), staged / "calibration-errors.png")
+        draw_curves(curves, staged / "calibration-curves.png")
+        for gpu, validation in zip(RUNS.values(), runs.values(), strict=True):
+            draw_validation(validation, staged / f"calibration-run-{gpu.lower()}.png")
+        draw_check(check(loaded[SCATTER], None, SCATTER), staged / "calibration-terms.png")
+        page = _page(targets, _without_target(loaded), curves, runs)
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        for path in staged.glob("*.png"):
+            shutil.copy(path, out / "figures" / path.name)
+    (out / "calibration.md").write_text(page, encoding="utf-8")
+    return out / "calibration.md"
+
+
+def _pooled(loaded: dict[str, Any], gpu: str, name: str) -> dict[str, float] | None:
+    """A residual over all files of a GPU, each weighted by its rows."""
+    told = [cal["provenance"]["residuals"].get(name) for cal in loaded.values() if cal["gpu"] == gpu]
+    known = [row for row in told if row and row["n"]]
+    if not known:
+        return None
+    rows = sum(row["n"] for row in known)
+    pooled = {key: sum(row[key] * row["n"] for row in known) / rows for key in ("mape", "p90", "bias")}
+    return {**pooled, "n": rows, "worst": max(row["mape"] for row in known)}
+
+
+def _targets(loaded: dict[str, Any], curves: CurveReport, runs: dict[str, Validation]) -> list[dict[str, Any]]:
+    """What has a target: what, error, target, and a note."""
+    rows: list[dict[str, Any]] = []
+    for name, (what, target) in TERMS.items():
+        for gpu, title in GPUS.items():
+            told = _pooled(loaded, gpu, name)
+            if told is not None:
+                note = (
+                    f"{told['n']:.0f} rows left out at random; bias {told['bias']:+.1%}, worst file {told['worst']:.1%}"
+                )
+                rows.append({"what": f"{what}, {title}", "error": told["mape"], "target": target, "note": note})
+    for gpu, (without, with_fit) in CURVE_TARGETS.items():
+        told = curves.errors(lambda p, gpu=gpu: (p.model, p.gpu) == ("llama-3.1-70b", gpu))["tpot"]  # type: ignore[misc]
+        what = f"TPOT of Llama-3.1-70B FP8 curves, {GPUS[gpu]}"
+        note = f"{told['n']:.0f} points, nothing fitted; bias {told['bias']:+.1%}, p90 {told['p90']:.1%}"
+        rows.append({"what": what, "error": told["mape"], "target": without, "note": note})
+        fitted = (curves.fitted or {})[f"llama-3.1-70b on {gpu}"]
+        note = f"{fitted['n']:.0f} points, six scales fitted to the other curves; p90 {fitted['p90']:.1%}"
+        rows.append({"what": f"{what}, fitted", "error": fitted["mape"], "target": with_fit, "note": note})
+    for title, validation in runs.items():
+        for (metric, word), target in RUN_TARGETS.items():
+            row = validation.metrics[metric][word]
+            error, theirs = float(row["error"] or 0.0), row["theirs"]
+            note = f"{error:+.1%}; the authors' simulator {theirs:+.1%}" if theirs is not None else f"{error:+.1%}"
+            what = f"{METRICS[metric].removesuffix(' (s)')} {word} of the run on {title}"
+            rows.append({"what": what, "error": abs(error), "target": target, "note": note})
+    return rows
+
+
+def _without_target(loaded: dict[str, Any]) -> list[list[str]]:
+    """Errors of terms that nobody set a target for, the worst first."""
+    found = []
+    for name, what in OTHERS.items():
+        for gpu, title in GPUS.items():
+            told = _pooled(loaded, gpu, name)
+            if told is not None:
+                found.append((told["mape"], [what, title, *_shares(told), f"{told['n']:.0f}"]))
+    return [row for _, row in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _shares(told: dict[str, float]) -> list[str]:
+    return [f"{told['mape']:.1%}", f"{told['p90']:.1%}", f"{told['bias']:+.1%}"]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _page(
+    targets: list[dict[str, Any]], others: list[list[str]], curves: CurveReport, runs: dict[str, Validation]
+) -> str:
+    missed = [row for row in targets if row["error"] > row["target"]]
+    told = [
+        [
+            row["what"],
+            f"{row['error']:.1%}",
+            f"{row['target']:.0%}",
+            "**missed**" if row in missed else "met",
+            row["note"],
+        ]
+        for row in targets
+    ]
+    parts = [
+        TEXT.read_text(encoding="utf-8").rstrip(),
+        f"## Errors beside their targets, the worst first\n\n{len(missed)} of {len(targets)} are missed.",
+        "![errors beside targets](figures/calibration-errors.png)",
+        _table(["what", "error", "target", "", "note"], told),
+        "## Errors without a target\n",
+        _table(["what", "GPU", "MAPE", "p90", "bias", "rows"], others),
+        f"Every row of `{SCATTER}`:\n\n![error of every row](figures/calibration-terms.png)",
+        "## Recorded runs\n",
+        *(_run(title, validation) for title, validation in runs.items()),
+        "## Concurrency curves\n",
+        _curves(curves),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run(title: str, validation: Validation) -> str:
+    rows = []
+    for name, compared in validation.metrics.items():
+        for word, row in compared.items():
+            errors = ["-" if row[key] is None else f"{row[key]:+.1%}" for key in ("error", "theirs")]
+            rows.append([METRICS.get(name, name), word, f"{row['real']:.4g}", f"{row['simulated']:.4g}", *errors])
+    table = _table(["", "", "recorded", "simulated", "error", "authors' error"], rows)
+    figure = f"![distributions](figures/calibration-run-{RUNS[title].lower()}.png)"
+    notes = "\n".join(f"- {note}" for note in validation.notes)
+    return f"### {title}: {validation.title}\n\n{figure}\n\n{table}\n\n{notes}"
+
+
+def _curves(report: CurveReport) -> str:
+    rows = []
+    for curve in sorted({point.curve for point in report.points}):
+        told = report.errors(lambda p, curve=curve: p.curve == curve)  # type: ignore[misc]
+        model, gpu, dtype, tp, isl, osl = curve
+        name = [model, GPUS[gpu], dtype, str(tp), f"{isl} / {osl}", f"{told['tpot']['n']:.0f}"]
+        shares = [
+            f"{told[key][part]:{form}}"
+            for key in ("tpot", "ttft")
+            for part, form in (("mape", ".1%"), ("bias", "+.1%"))
+        ]
+        rows.append((told["tpot"]["mape"], [*name, *shares]))
+    ranked = [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+    header = ["model", "GPU", "dtype", "TP", "in / out", "points", "TPOT MAPE", "bias", "TTFT MAPE", "bias"]
+    notes = "\n".join(f"- {note}" for note in report.notes)
+    return f"![measured and simulated](figures/calibration-curves.png)\n\n{_table(header, ranked)}\n\n{notes}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+
+    def told(what: str) -> None:
+        sys.stderr.write(f"{what}\n")
+
+    parser = argparse.ArgumentParser(prog="python -m sagasim.errors_page", description="Errors of the cost model.")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the page (default docs)")
+    arguments = parser.parse_args(argv)
+    try:
+        path = write_page(arguments.out, told)
+    except OSError as error:
+        sys.stderr.write(f"{error.filename}: cannot be written ({error.strerror})\n")
+        return 2
+    except SagasimError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stderr.write(f"{path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

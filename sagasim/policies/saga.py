@@ -1,0 +1,155 @@
+"""Policies of SAGA (arXiv 2605.00528): workflow-aware LRU with tool-call-aware time to live, session affinity, Agent
+Fair Share. They ask the run's predictor (`--predict aeg`) what it expects of each agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sagasim.policies.aeg import NO_TOOL, Aeg, Step
+from sagasim.policies.route import LeastLoaded, Replicas
+from sagasim.rng import Stream
+from sagasim.seams import IdleContext, Memory, Request, policy
+from sagasim.units import BLOCK_TOKENS, PS_PER_S
+
+__all__ = ["AfsOrder", "SagaAffinity", "WaLru", "lifo", "pressure", "time_to_live_ps"]
+
+
+def pressure(used: float, low: float, high: float) -> float:
+    """Memory pressure m = clip((used - low) / (high - low), 0, 1), Algorithm 1."""
+    return min(1.0, max(0.0, (used - low) / (high - low)))
+
+
+def time_to_live_ps(latency_q95_ps: int, m: float, most_s: float) -> int:
+    """TTL = min(Q95 * (1 - 0.5 m), most), Eq. 6."""
+    return min(round(latency_q95_ps * (1.0 - 0.5 * m)), round(most_s * PS_PER_S))
+
+
+@policy("evict", "wa-lru", together=True, sees_workflow=True)
+class WaLru:
+    """Workflow-aware LRU with tool-call-aware time to live, by session.
+
+    P_evict = alpha R + beta (1 - P_reuse) + gamma S, the largest goes first (Eqs. 1-5): R is the idle time and S the
+    size of the session's cached context, each over the largest there is; P_reuse = P(a step follows) * cached /
+    (cached + max(1, E[observation tokens])). A session whose tool has run for less than its TTL is protected: it goes
+    only when nothing else is left, again by P_evict (protect=True). In the artifact's reading (protect=False) the TTL
+    matters through P_reuse alone, which is 0 once it is over.
+
+    Left open by the paper: the memory that pressure looks at is taken as the blocks held by running calls and by idle
+    contexts of tasks that have not ended; the TTL follows the pressure of the moment.
+    """
+
+    def __init__(
+        self,
+        workflow: Aeg,
+        *,
+        alpha: float = 0.3,
+        beta: float = 0.5,
+        gamma: float = 0.2,
+        ttl: bool = True,
+        protect: bool = True,
+        ttl_low: float = 0.7,
+        ttl_high: float = 0.9,
+        ttl_max_s: float = 300.0,
+    ) -> None:
+        self._workflow = workflow
+        self._weights = (alpha, beta, gamma)
+        self._ttl, self._protect = ttl, protect
+        self._low, self._high, self._most_s = ttl_low, ttl_high, ttl_max_s
+
+    def __call__(self, idles: Sequence[IdleContext], now_ps: int, memory: Memory) -> list[tuple[int, float]]:
+        sizes: dict[tuple[str, str], int] = {}
+        since: dict[tuple[str, str], int] = {}
+        for idle in idles:
+            session = (idle.task, idle.agent)
+            sizes[session] = sizes.get(session, 0) + idle.blocks
+            since[session] = max(since.get(session, 0), idle.since_ps)
+        steps = {session: self._workflow.step(*session) for session in sizes}
+        alive = sum(size for session, size in sizes.items() if steps[session] is not None)
+        m = pressure((memory.held_blocks + alive) / memory.num_blocks, self._low, self._high)
+        oldest = max(1, now_ps - min(since.values()))
+        largest = max(sizes.values())
+        alpha, beta, gamma = self._weights
+        ranks = {}
+        for session, size in sizes.items():
+            step = steps[session]
+            safe = step is not None and self._unexpired(step, now_ps, m)
+            reuse = self._reuse(step, session[1], size) if safe or not self._ttl or self._protect else 0.0
+            evict = alpha * (now_ps - since[session]) / oldest + beta * (1 - reuse) + gamma * size / largest
+            ranks[session] = (int(safe and self._ttl and self._protect), -evict)
+        return [ranks[idle.task, idle.agent] for idle in idles]
+
+    def _unexpired(self, step: Step, now_ps: int, m: float) -> bool:
+        """Whether the session is about to go on: a call of it is under way, or its tool may still be running."""
+        if step.running or step.tool is None:
+            return True
+        q95 = None if step.tool == NO_TOOL else self._workflow.latency_q95_ps(step.tool)
+        return q95 is not None and now_ps - step.since_ps <= time_to_live_ps(q95, m, self._most_s)
+
+    def _reuse(self, step: Step | None, agent: str, blocks: int) -> float:
+        """P_reuse of a session's cached context, Eq. 4."""
+        if step is None:
+            return 0.0
+        cached = blocks * BLOCK_TOKENS
+        overlap = cached / (cached + max(1.0, self._workflow.observation_tokens(step)))
+        return min(1.0, (1.0 if step.running else self._workflow.follows(step, agent)) * overlap)
+
+
+@policy("route", "saga-affinity")
+class SagaAffinity:
+    """The replica that holds the session if its load is below `most_load`, else the least loaded one.
+
+    Left open by the paper: load is the share of KV memory that the calls in flight would hold at the mean context of
+    the calls seen so far; the session moves to where it was sent last.
+    """
+
+    def __init__(self, *, most_load: float = 0.8) -> None:
+        self._most_load = most_load
+        self._home: dict[str, int] = {}
+        self._least_loaded = LeastLoaded()
+        self._calls = self._tokens = 0
+
+    def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
+        self._calls += 1
+        self._tokens += request.prompt_tokens
+        home = self._home.get(request.task)
+        if home is not None:
+            view = replicas[home]
+            held = (view.loads[home] + 1) * self._tokens
+            if held <= self._most_load * view.num_blocks * BLOCK_TOKENS * self._calls:
+                return home
+        home = self._home[request.task] = self._least_loaded(request, replicas, now_ps, rng)
+        return home
+
+    def forget(self, task: str) -> None:
+        """The task has ended."""
+        self._home.pop(task, None)
+
+
+@policy("order", "lifo")
+def lifo(request: Request, now_ps: int) -> int:
+    """Last come, first served: SAGA's depth-first order."""
+    return -now_ps
+
+
+@policy("order", "afs", sees_workflow=True)
+class AfsOrder:
+    """The most urgent call first: remaining GPU work over time to the deadline (Eq. 8), times the tenant's weight.
+
+    The deadline is the task's arrival + 1.5 x the completion time learned for its type. Remaining work is the expected
+    number of calls still to come times the mean time of one. Left open by the paper: slack below `least_slack_s` counts
+    as that; before any task has ended all are equally urgent; urgency is taken when a call is enqueued.
+    """
+
+    def __init__(self, workflow: Aeg, *, deadline: float = 1.5, least_slack_s: float = 1.0) -> None:
+        self._workflow = workflow
+        self._deadline = deadline
+        self._least_ps = round(least_slack_s * PS_PER_S)
+
+    def __call__(self, request: Request, now_ps: int) -> float:
+        step = self._workflow.step(request.task, request.agent)
+        if request.expected_tct_ps is None or step is None:
+            return 0.0
+        work = self._workflow.remaining_calls(step, request.agent) * self._workflow.mean_service_ps(step)
+        slack = request.arrival_ps + round(self._deadline * request.expected_tct_ps) - now_ps
+        return -work / max(slack, self._least_ps)
