@@ -260,6 +260,14 @@ def _policies(args: argparse.Namespace) -> None:
     print(policy_list(policies()))
 
 
+def _workloads(args: argparse.Namespace) -> None:
+    del args
+    from sagasim.report import workload_list
+    from sagasim.workloads import workloads
+
+    print(workload_list(workloads()))
+
+
 def _check(args: argparse.Namespace) -> None:
     from sagasim.contract import check_policy
 
@@ -391,6 +399,7 @@ _COMMANDS: dict[str, Command] = {
     "run": _run,
     "compare": _compare,
     "policies": _policies,
+    "workloads": _workloads,
     "check": _check,
     "trace validate": _trace_validate,
     "trace stats": _trace_stats,

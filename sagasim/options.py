@@ -96,6 +96,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     compare.add_argument("--no-slo", action="store_true", help="measure no base times for service levels")
     _experiment_options(compare)
     _add(subparsers, "policies", "list the policies and their parameters", commands["policies"])
+    _add(subparsers, "workloads", "list the generators of tasks and their options", commands["workloads"])
     check = _add(subparsers, "check", "test that a policy keeps its contract", commands["check"])
     check.add_argument("spec", metavar="SPEC", help="name, name:key=value,... or ./file.py:name")
     _trace_commands(_add(subparsers, "trace", "look at, check and convert traces"), commands)

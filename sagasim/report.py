@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagasim.config import PRESETS, Config
 from sagasim.seams import Policy
+
+if TYPE_CHECKING:
+    from sagasim.workloads import Workload
 
 __all__ = [
     "aligned",
@@ -20,6 +23,7 @@ __all__ = [
     "run_report",
     "stats_report",
     "work_label",
+    "workload_list",
 ]
 
 _SPREADS = (
@@ -239,6 +243,21 @@ def policy_list(policies: Sequence[Policy]) -> str:
             parameters = [_parameter(name, value.default) for name, value in policy.parameters.items()]
             lines.extend([f"  {'':{width}}  parameters: {', '.join(parameters)}"] if parameters else [])
     return "\n".join(lines)
+
+
+def workload_list(workloads: Sequence[Workload]) -> str:
+    """Each workload with what it stands for, and its options with their defaults and help."""
+    lines: list[str] = []
+    for workload in workloads:
+        lines.append(f"{workload.name}  {workload.help}")
+        rows = [[f"  {name}={_option(option.default)}", option.help] for name, option in workload.options.items()]
+        lines += [aligned(rows, header=False, left=2)] if rows else []
+    return "\n".join(lines)
+
+
+def _option(default: object) -> str:
+    """A default as it is written in a specification."""
+    return "|".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _parameter(name: str, default: object) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from sagasim.arrivals import arriving, in_order
 from sagasim.capacity import backlog_config, capacity_config, capacity_per_min
@@ -22,6 +24,7 @@ __all__ = ["KEPT_CALLS", "Work", "capacity", "prepare"]
 
 Progress = Callable[[int, int], None]
 
+_SPECS = ("workload", "route", "order", "evict", "predict")  # keys that may name a file
 KEPT_CALLS = 1_000_000  # tasks with more calls than this are read again for every run instead of being kept
 
 
@@ -39,9 +42,12 @@ class Work:
     def under(self, config: Config) -> Work:
         """The same tasks under another preset."""
         own = self.config
+        files: dict[str, Any] = {key: _anywhere(getattr(config, key)) for key in _SPECS if key != "workload"}
         same = replace(
             config,
             trace=own.trace,
+            workload=own.workload,
+            **files,
             turns=own.turns,
             arrivals=own.arrivals,
             tasks=own.tasks,
@@ -82,6 +88,8 @@ def prepare(config: Config, progress: Progress | None = None) -> Work:
     source = open_sources(config)
     if config.trace is not None and source.path is not None and config.trace not in trace_names():
         config = replace(config, trace=str(source.path.resolve()))  # config.toml is read from any folder
+    files: dict[str, Any] = {key: _anywhere(getattr(config, key)) for key in _SPECS}
+    config = replace(config, **files)
     if config.load is not None and config.rate_per_min is None:
         config = replace(config, rate_per_min=rounded(config.load * capacity(config, progress)))
     fitting = _fit(config, source)
@@ -94,6 +102,12 @@ def prepare(config: Config, progress: Progress | None = None) -> Work:
         ordered = in_order(tasks) if config.arrivals == "recorded" else tasks
         return Work(config, list(arriving(ordered, config)), notes)
     return Work(config, _Again(lambda: arriving(tasks, config)), notes)
+
+
+def _anywhere(spec: str | None) -> str | None:
+    """A specification `./file.py:name` with the whole path of its file."""
+    path, colon, rest = (spec or "").rpartition(".py:")
+    return f"{Path(path).resolve()}.py:{rest}" if colon else spec
 
 
 def capacity(config: Config, progress: Progress | None = None) -> float:
