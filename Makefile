@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo
 
-.PHONY: demo test test-slow bench lint calibration fits clean
+.PHONY: demo test test-kernels test-slow bench lint calibration fits clean
 
 # vllm-0.6 against vllm-0.15: recorded coding agents on 64 H200s.
 demo: .venv/base
@@ -11,10 +11,14 @@ demo: .venv/base
 	$(BIN)/sagasim compare --presets vllm-0.6,vllm-0.15 --trace swe-bench-mini \
 		--tasks 654 --concurrency 320 --seeds 3 --gpus 64 --gpu h200 --model llama-3.1-70b --tp 4 --out $(OUT)
 
-test: .venv/test
+# All tests but the slow ones; those of the kernels need torch and triton, and no GPU.
+test: .venv/kernels
 	$(BIN)/pytest -n auto
 
-test-slow: .venv/test
+test-kernels: .venv/kernels
+	$(BIN)/pytest -n auto tests/test_kernel_*.py
+
+test-slow: .venv/kernels
 	$(BIN)/pytest -n auto -m "slow"
 
 # Measures the compiled engine where there is a C compiler, else the sources.
@@ -52,6 +56,10 @@ clean:
 .venv/test: pyproject.toml | .venv/base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	-$(BIN)/sagasim compile
+	@touch $@
+
+.venv/kernels: pyproject.toml | .venv/test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,gpu]'
 	@touch $@
 
 .venv/calibrate: pyproject.toml | .venv/base
