@@ -53,7 +53,7 @@ class InFlight(Event, BlockTable):
 
     __slots__ = (
         "admitted", "computed", "decoding", "end", "first_token", "hit_tokens",
-        "known", "offset", "plan", "preemptions", "regenerated_elsewhere", "regenerated_here",
+        "known", "moved", "offset", "plan", "preemptions", "regenerated_elsewhere", "regenerated_here",
         "request", "reused", "submitted", "ticket",
     )  # fmt: skip
 
@@ -70,6 +70,7 @@ class InFlight(Event, BlockTable):
         self.computed = 0  # are already scheduled
         self.offset = self.end = 0  # while decoding: context length minus step number; step that writes its last token
         self.decoding = False
+        self.moved = False  # by a balancing policy, to another replica
         self.admitted = self.first_token = -1
         self.registered = self.allocated = self.ticket = 0  # ticket counts admissions: who was admitted later
         self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = self.preemptions = self.reused = 0
@@ -103,6 +104,21 @@ class WaitingQueue:
     def push_front(self, call: InFlight) -> None:
         self._preempted += 1
         heapq.heappush(self.heap, ((0, -self._preempted), call))
+
+    def withdraw(self, inbox: list[InFlight]) -> InFlight | None:
+        """Take out the oldest call, of these and those in the inbox, that never started and was not moved before."""
+        waiting = [call for _, call in self.heap]
+        pending = [call for call in (*inbox, *waiting) if call.admitted < 0 and not call.moved]
+        if not pending:
+            return None
+        oldest = min(pending, key=lambda call: (call.submitted, call.plan.task.number, call.plan.index))
+        if oldest in inbox:
+            inbox.remove(oldest)
+        else:
+            self.heap = [item for item in self.heap if item[1] is not oldest]
+            heapq.heapify(self.heap)
+        oldest.moved = True
+        return oldest
 
     def head(self) -> InFlight:
         return self.heap[0][1]

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -88,11 +88,15 @@ class _Progress:
         self._shown = False
 
     def __call__(self, calls: int, now_ps: int) -> None:
+        self.show(lambda: f"{calls:,} calls finished, {now_ps / 10**12:,.0f} s simulated")
+
+    def show(self, say: Callable[[], str]) -> None:
+        """Show what there is to say, if it is time to."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + (0.2 if self._terminal else 10.0)
-        text = f"{self._label}{calls:,} calls finished, {now_ps / 10**12:,.0f} s simulated"
+        text = self._label + say()
         print(
             f"\r{text}\x1b[K" if self._terminal else text,
             end="" if self._terminal else "\n",
@@ -338,6 +342,19 @@ def _block_tokens(args: argparse.Namespace) -> int | None:
     return None if args.block_tokens is None else parse_value("block_tokens", args.block_tokens, "--block-tokens")
 
 
+def _oracle(args: argparse.Namespace) -> None:
+    from sagasim.oracle.command import oracle_command
+
+    progress = _Progress()
+
+    def replayed(what: str, done: int, total: int) -> None:
+        progress.show(lambda: f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+
+    text = oracle_command(args, layers(args), replayed, progress)
+    progress.done()
+    print(text)
+
+
 def _calibrate_fit(args: argparse.Namespace) -> None:
     from sagasim.calibration_commands import fit_command
 
@@ -401,6 +418,7 @@ _COMMANDS: dict[str, Command] = {
     "policies": _policies,
     "workloads": _workloads,
     "check": _check,
+    "oracle": _oracle,
     "trace validate": _trace_validate,
     "trace stats": _trace_stats,
     "trace convert": _trace_convert,

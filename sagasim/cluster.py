@@ -15,9 +15,10 @@ from sagasim.plan import PlannedCall
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView, Request, Workflow
 
-__all__ = ["Cluster", "Engine"]
+__all__ = ["Balancer", "Cluster", "Engine"]
 
 _FLUSH_PRIORITY = EventPriority(2)  # after boundaries (0) and agents (1) of the same time
+_EPOCH_PRIORITY = EventPriority(3)  # after all of these
 
 
 class Engine(Protocol):
@@ -28,12 +29,13 @@ class Engine(Protocol):
     def submit(self, call: InFlight) -> None: ...
     def arrived(self, now: int) -> None: ...
     def observe(self, call: InFlight, now: int) -> None: ...
+    def withdraw(self, now: int) -> InFlight | None: ...
 
 
 class Cluster:
     """Routes calls to replicas by a policy."""
 
-    __slots__ = ("_outbox", "_rng", "_route", "_sees_cache", "_workflow", "env", "replicas", "views")
+    __slots__ = ("_outbox", "_rng", "_route", "_sees_cache", "_workflow", "balancer", "env", "replicas", "views")
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Cluster:
         self._sees_cache = sees_cache
         self._workflow = workflow
         self._outbox: list[InFlight] = []
+        self.balancer: Balancer | None = None
 
     def submit(self, plan: PlannedCall) -> Event:
         """Send a call now; the event succeeds when its last token is there and its tools are done."""
@@ -108,4 +111,56 @@ class Cluster:
                 f"routes to {chosen!r}", where="route policy", expected=f"an index from 0 to {len(replicas) - 1}"
             )
         replicas[chosen].submit(call)
+        if self.balancer is not None:
+            self.balancer.wake(now)
         return chosen
+
+
+class Balancer:
+    """Moves waiting calls between replicas at epochs, by a policy; sleeps while no call waits anywhere."""
+
+    __slots__ = ("_asleep", "_cluster", "_decide", "_epoch_ps", "_moved", "_rng", "moves")
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        decide: Callable[..., Any],
+        moved: Callable[[str, int], None] | None,
+        rng: Stream,
+        epoch_ps: int,
+    ) -> None:
+        self._cluster = cluster
+        self._decide = decide
+        self._moved = moved  # is told of the task and its new replica
+        self._rng = rng
+        self._epoch_ps = epoch_ps
+        self._asleep = True
+        self.moves = 0
+
+    def wake(self, now: int) -> None:
+        """See to it that the next epoch is looked at."""
+        if self._asleep:
+            self._asleep = False
+            env = self._cluster.env
+            epoch = Event(env)
+            epoch._ok = True
+            epoch._value = None
+            epoch.callbacks = [self._epoch]
+            env.schedule(epoch, _EPOCH_PRIORITY, self._epoch_ps - now % self._epoch_ps)
+
+    def _epoch(self, _: Event) -> None:
+        cluster = self._cluster
+        now: int = cluster.env.now  # type: ignore[assignment]
+        self._asleep = True
+        for source, target in self._decide(cluster.views, now, self._rng):
+            if source == target or not (0 <= source < len(cluster.views) and 0 <= target < len(cluster.views)):
+                raise PolicyError(f"moves {source} to {target}", where="balance policy", expected="two replicas")
+            call = cluster.replicas[source].withdraw(now)
+            if call is not None:
+                self.moves += 1
+                cluster.replicas[target].submit(call)
+                cluster.replicas[target].arrived(now)
+                if self._moved is not None:
+                    self._moved(call.request.task, target)
+        if any(view.waiting for view in cluster.views):
+            self.wake(now)

@@ -71,6 +71,8 @@ class Config:
     order: str = "fcfs"
     evict: str = "lru"
     predict: str = "none"  # what policies that see the workflow are told by
+    balance: str = "none"  # moves waiting calls between replicas
+    balance_epoch_s: float = 0.1  # how often
     # engine (names and defaults of vLLM 0.15)
     prefix_caching: bool = True
     async_scheduling: bool = True
@@ -94,6 +96,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "order": "fcfs",
         "evict": "lru",
         "predict": "none",
+        "balance": "none",
     },
     # vLLM 0.15: prefix caching, asynchronous scheduling, the cache-aware rule of vLLM's router.
     "vllm-0.15": {
@@ -103,6 +106,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "order": "fcfs",
         "evict": "lru",
         "predict": "none",
+        "balance": "none",
+    },
+    # The mechanisms of SAGA that are built: no host memory, prefetch, migration of KV or preemption by urgency.
+    "saga-lite": {
+        "prefix_caching": True,
+        "async_scheduling": True,
+        "route": "saga-affinity",
+        "order": "afs",
+        "evict": "wa-lru",
+        "predict": "aeg",
+        "balance": "steal",
     },
 }
 
@@ -144,6 +158,7 @@ _UP_TO = {  # above 0, at most this
     "arrival_cv": 100.0,
     "diurnal_period_s": 1e6,
     "time_scale": 1e6,
+    "balance_epoch_s": 1e6,
     "horizon_s": MAX_DURATION_PS / PS_PER_S,
 }
 _PARTS = {"warmup": 0.9, "cooldown": 0.9, "diurnal_amplitude": 1.0}  # from 0, at most this
@@ -168,7 +183,7 @@ KINDS = _kinds()
 
 def _check_key(key: str, where: str) -> None:
     if key not in KINDS:
-        raise ConfigError(f"unknown key {key!r}", where=where, expected=nearest(key, KINDS))
+        raise ConfigError(f"unknown key {key[:60]!r}", where=where, expected=nearest(key, KINDS))
 
 
 def parse_value(key: str, text: str, where: str) -> Any:
@@ -180,14 +195,14 @@ def parse_value(key: str, text: str, where: str) -> Any:
             return {"true": True, "false": False}[text.lower()]
         return kind(text)
     except (KeyError, ValueError):
-        raise ConfigError(f"{text!r} does not fit", where=where, expected=_NAMES[kind]) from None
+        raise ConfigError(f"{_shown(text)} does not fit", where=where, expected=_NAMES[kind]) from None
 
 
 def parse_assignment(item: str) -> tuple[str, Any]:
     """`key=value` of --set."""
     key, equals, text = item.partition("=")
     key = key.strip().replace("-", "_")
-    where = f"--set {item}"
+    where = f"--set {item[:200]}"
     if not equals:
         raise ConfigError("no value", where=where, expected="key=value")
     return key, parse_value(key, text.strip(), where)
@@ -206,7 +221,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         layer = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:  # no text, no TOML, a number of thousands of digits, lists in lists
         raise ConfigError(f"not TOML: {str(error)[:200]}", where=str(path), expected="lines of key = value") from None
-    return {key: _typed(key, value, f"{path}, key {key!r}") for key, value in layer.items()}
+    return {key: _typed(key, value, f"{path}, key {key[:60]!r}") for key, value in layer.items()}
 
 
 def _typed(key: str, value: object, where: str) -> Any:

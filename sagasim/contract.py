@@ -84,6 +84,7 @@ def _config() -> Config:
         max_num_batched_tokens=256,
         max_num_seqs=6,
         evict_batch_blocks=4,
+        balance_epoch_s=0.01,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,28 +89,48 @@ def validate_curves(
 ) -> CurveReport:
     """Simulate every point of the file with the embedded calibrations, or those given.
 
-    fit: scale the terms of the calibrations to all other curves and predict each curve with that, too.
+    fit: scale the terms of the calibrations to all other curves, the embedded ones among them, and predict each curve
+    with that, too.
     """
     points, skipped = read_curves(path)
     notes: list[str] = []
-    points = [point for group in _by_server(points).values() for point in _with_kv_dtype(group, notes)]
-    given = {(c["model"], c["gpu"], c["tp"], c["dtype"]): c for c in (load_calibration(path) for path in calibrations)}
-    told, parts, kept = [], [], []
-    for number, point in enumerate(points):
-        calibration = _calibration(point, given)
-        if calibration is None:
-            skipped["without a calibration"] = skipped.get("without a calibration", 0) + 1
-            continue
-        kept.append(point)
-        told.append(simulated(point, calibration))
-        if fit:
-            parts.append([_share(point, calibration, names, told[-1][1]) for names in TERMS.values()])
-        if progress is not None:
-            progress(number + 1, len(points))
-    if not kept:
+    embedded = _by_server(read_curves(data_dir() / "calibration" / "runs" / "silicon_sample.csv.gz")[0])
+    mine = _by_server(points)
+    servers = {key: _with_kv_dtype(group, embedded.get(key, []), notes) for key, group in mine.items()}
+    given = {(c["model"], c["gpu"], c["tp"], c["dtype"]): c for c in (load_calibration(file) for file in calibrations)}
+    points = [point for group, _ in servers.values() for point in group]
+    kept = [(point, _calibration(point, given)) for point in points]
+    if missing := sum(calibration is None for _, calibration in kept):
+        skipped["without a calibration"] = missing
+    work = [(point, calibration) for point, calibration in kept if calibration is not None]
+    if not work:
         raise CalibrationError("no calibration fits a row", where=str(path), expected="--calibration FILE")
-    fitted = fitted_left_out(kept, np.array(parts)) if fit else None
-    return CurveReport(kept, told, skipped, notes, fitted)
+    told = []
+    for number, (point, calibration) in enumerate(work, 1):
+        told.append(simulated(point, calibration))
+        if progress is not None:
+            progress(number, len(work))
+    fitted = None
+    if fit:
+        curves = {point.curve for point in points}
+        others = [point for _, rest in servers.values() for point in rest if point.curve not in curves]
+        fitted = fitted_left_out([point for point, _ in work], _parts(work, told), *_of_others(others, given))
+    return CurveReport([point for point, _ in work], told, skipped, notes, fitted)
+
+
+def _of_others(
+    points: list[CurvePoint], given: dict[tuple[str, str, int, str], dict[str, Any]]
+) -> tuple[list[CurvePoint], Floats]:
+    """Embedded points to fit to, and their parts."""
+    found = [(point, _calibration(point, given)) for point in points]
+    work = [(point, calibration) for point, calibration in found if calibration is not None]
+    return [point for point, _ in work], _parts(work, [simulated(*one) for one in work])
+
+
+def _parts(work: list[tuple[CurvePoint, dict[str, Any]]], told: list[tuple[float, float]]) -> Floats:
+    """What each group of terms adds to the TPOT of each point, (points, groups)."""
+    rows = [[_share(*one, names, tpot) for names in TERMS.values()] for one, (_, tpot) in zip(work, told, strict=True)]
+    return np.array(rows).reshape(len(rows), len(TERMS))
 
 
 def _by_server(points: list[CurvePoint]) -> dict[tuple[str, str, str], list[CurvePoint]]:
@@ -120,17 +140,20 @@ def _by_server(points: list[CurvePoint]) -> dict[tuple[str, str, str], list[Curv
     return groups
 
 
-def _with_kv_dtype(points: list[CurvePoint], notes: list[str]) -> list[CurvePoint]:
-    """FP8 KV cache where the measured rows could not have been served with another: by Little's law.
+def _with_kv_dtype(
+    points: list[CurvePoint], embedded: list[CurvePoint], notes: list[str]
+) -> tuple[list[CurvePoint], list[CurvePoint]]:
+    """FP8 KV cache where measured rows could not have been served with another: by Little's law.
 
     Requests in flight are concurrency times the share of its life that a request is not waiting for its first token.
+    embedded: what sagasim carries of the same server, evidence as well; returned with the same KV cache.
     """
     first = points[0]
     if first.dtype != "fp8":
-        return points
+        return points, embedded
     model, gpu = load_model(first.model), load_gpu(first.gpu)
     most = 0.0
-    for point in points:
+    for point in (*points, *embedded):
         life = point.ttft_ms + point.tpot_ms * (point.osl - 1)
         tokens = point.concurrency * (1.0 - point.ttft_ms / life) * (point.isl + point.osl / 2)
         room = kv_blocks(model, gpu, point.tp, MEMORY, BUDGET, "fp8") * BLOCK_TOKENS
@@ -138,9 +161,10 @@ def _with_kv_dtype(points: list[CurvePoint], notes: list[str]) -> list[CurvePoin
     where = f"{first.model} on {first.gpu}"
     if most <= MORE_THAN_BF16:
         notes.append(f"{where}: FP8 weights, BF16 KV cache (at most {most:.0%} of its room was in flight)")
-        return points
+        return points, embedded
     notes.append(f"{where}: FP8 weights and KV cache ({most:.0%} of a BF16 cache's room was in flight)")
-    return [point._replace(dtype="fp8-kvfp8") for point in points]
+    changed = [[point._replace(dtype="fp8-kvfp8") for point in group] for group in (points, embedded)]
+    return changed[0], changed[1]
 
 
 def _calibration(point: CurvePoint, given: dict[tuple[str, str, int, str], dict[str, Any]]) -> dict[str, Any] | None:
@@ -219,28 +243,31 @@ def _scaled(calibration: dict[str, Any], names: tuple[str, ...], by: float) -> d
     return changed
 
 
-def fitted_left_out(points: list[CurvePoint], parts: Floats) -> dict[str, Any]:
+def fitted_left_out(
+    points: list[CurvePoint], parts: Floats, others: Sequence[CurvePoint] = (), other_parts: Floats | None = None
+) -> dict[str, Any]:
     """Each curve predicted with terms scaled, not below 0, to the other curves of the same model and GPU.
 
-    parts: (points, terms) as _share gives them.
+    parts: (points, terms) as _parts gives them; others: points to fit to that are not predicted.
     """
     from sagasim.calibrate.fitting import scales_near_one
 
-    real = np.array([point.tpot_ms for point in points])
+    every = [*points, *others]
+    rows = parts if other_parts is None or not len(other_parts) else np.concatenate([parts, other_parts])
+    real = np.array([point.tpot_ms for point in every])
     found: dict[str, Any] = {}
-    for model, gpu in sorted({(point.model, point.gpu) for point in points}):
-        own = np.array([(point.model, point.gpu) == (model, gpu) for point in points])
-        curves = sorted({point.curve for point, mine in zip(points, own, strict=True) if mine})
+    for server in sorted({(point.model, point.gpu) for point in points}):
+        own = np.array([(point.model, point.gpu) == server for point in every])
         error: list[float] = []
-        for curve in curves if len(curves) > 1 else []:
-            here = np.array([point.curve == curve for point in points])
-            rest = own & ~here
-            scales = scales_near_one(parts[rest], real[rest], pull=PULL)
-            error += (parts[here] @ scales / real[here] - 1.0).tolist()
+        for curve in sorted({point.curve for point in points if (point.model, point.gpu) == server}):
+            here = np.array([point.curve == curve for point in every])
+            if (rest := own & ~here).any():
+                scales = scales_near_one(rows[rest], real[rest], pull=PULL)
+                error += (rows[here] @ scales / real[here] - 1.0)[: sum(here[: len(points)])].tolist()
         if error:
             size = np.abs(error)
             told = {"mape": size.mean(), "p90": np.quantile(size, 0.9), "bias": np.mean(error)}
-            found[f"{model} on {gpu}"] = {**{key: float(value) for key, value in told.items()}, "n": len(error)}
+            found[" on ".join(server)] = {**{key: float(value) for key, value in told.items()}, "n": len(error)}
     return found
 
 

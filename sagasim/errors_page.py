@@ -16,6 +16,7 @@ from typing import Any
 
 from sagasim.calibrate.check import check
 from sagasim.calibrate.embedded import EMBEDDED
+from sagasim.calibrate.structure import older_h100
 from sagasim.cost import load_calibration
 from sagasim.curves import CurveReport, validate_curves
 from sagasim.errors import SagasimError
@@ -44,7 +45,6 @@ OTHERS = {  # residual -> what it is: errors without a target
     "prefill_attention_no_prefix": "prefill attention, no prefix",
     "prefill_attention_batched": "prefill attention, 2 to 8 sequences in one launch",
     "cached_token_by_structure": "cost of a cached token by waves of thread blocks, one number for all chunks",
-    "linear": "products and what else is by tokens, as stored",
     "lm_head": "lm_head, as stored",
     "skew": "decodes of unequal contexts",
     "all_reduce_nccl": "all-reduce against NCCL's own rows",
@@ -79,9 +79,10 @@ def write_page(out: Path, progress: Callable[[str], None] = lambda _: None) -> P
     return out / "calibration.md"
 
 
-def _pooled(loaded: dict[str, Any], gpu: str, name: str) -> dict[str, float] | None:
-    """A residual over all files of a GPU, each weighted by its rows."""
-    told = [cal["provenance"]["residuals"].get(name) for cal in loaded.values() if cal["gpu"] == gpu]
+def _pooled(loaded: dict[str, Any], gpu: str, name: str, dtype: str = "") -> dict[str, float] | None:
+    """A residual over all files of a GPU, and of FP8 products or others if asked, each weighted by its rows."""
+    files = [cal for cal in loaded.values() if cal["gpu"] == gpu and cal["dtype"].startswith(dtype)]
+    told = [cal["provenance"]["residuals"].get(name) for cal in files]
     known = [row for row in told if row and row["n"]]
     if not known:
         return None
@@ -101,6 +102,13 @@ def _targets(loaded: dict[str, Any], curves: CurveReport, runs: dict[str, Valida
                     f"{told['n']:.0f} rows left out at random; bias {told['bias']:+.1%}, worst file {told['worst']:.1%}"
                 )
                 rows.append({"what": f"{what}, {title}", "error": told["mape"], "target": target, "note": note})
+    for dtype in ("bf16", "fp8"):
+        for gpu, title in GPUS.items():
+            told = _pooled(loaded, gpu, "linear", dtype)
+            if told is not None:
+                note = f"the sum of a layer's products against their tables; bias {told['bias']:+.1%}"
+                what = f"products as stored, {dtype.upper()}, {title}"
+                rows.append({"what": what, "error": told["mape"], "target": TERMS["gemm_left_out"][1], "note": note})
     for gpu, (without, with_fit) in CURVE_TARGETS.items():
         told = curves.errors(lambda p, gpu=gpu: (p.model, p.gpu) == ("llama-3.1-70b", gpu))["tpot"]  # type: ignore[misc]
         what = f"TPOT of Llama-3.1-70B FP8 curves, {GPUS[gpu]}"
@@ -127,6 +135,9 @@ def _without_target(loaded: dict[str, Any]) -> list[list[str]]:
             told = _pooled(loaded, gpu, name)
             if told is not None:
                 found.append((told["mape"], [what, title, *_shares(told), f"{told['n']:.0f}"]))
+    for part, what in (("all", "the same by waves, an older profile"), ("long", "the same, prefix >= 4 x chunk")):
+        told = older_h100()[part]
+        found.append((told["mape"], [f"cost of a cached token: {what}", "H100", *_shares(told), f"{told['n']}"]))
     return [row for _, row in sorted(found, key=lambda pair: -pair[0])]
 
 

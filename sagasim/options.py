@@ -44,6 +44,7 @@ _POLICIES = (
     ("order", "order", "SPEC", "which waiting call comes first"),
     ("evict", "evict", "SPEC", "which idle context loses its blocks"),
     ("predict", "predict", "SPEC", "what is told to policies that see the workflow"),
+    ("balance", "balance", "SPEC", "which waiting call moves to another replica"),
 )
 _READING = (  # of the trace commands: how a file is read
     ("block-tokens", "N", "tokens of a block, for agentic_mooncake (default 512)"),
@@ -99,6 +100,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add(subparsers, "workloads", "list the generators of tasks and their options", commands["workloads"])
     check = _add(subparsers, "check", "test that a policy keeps its contract", commands["check"])
     check.add_argument("spec", metavar="SPEC", help="name, name:key=value,... or ./file.py:name")
+    _oracle_command(subparsers, commands["oracle"])
     _trace_commands(_add(subparsers, "trace", "look at, check and convert traces"), commands)
     _calibration_commands(subparsers, commands)
     _add(subparsers, "gpus", "list the GPUs", commands["gpus"])
@@ -143,6 +145,14 @@ def _calibration_commands(subparsers: Any, commands: Mapping[str, Command]) -> N
         add_options(name, _add(under, name.split()[1], text, commands[name]))
     text = "compare the simulator with a recorded run of a real server, or with concurrency curves"
     add_options("validate", _add(subparsers, "validate", text, commands["validate"]))
+
+
+def _oracle_command(subparsers: Any, command: Command) -> None:
+    from sagasim.oracle.options import TEXT, add_options
+
+    parser = _add(subparsers, "oracle", TEXT, command)
+    add_options(parser)
+    _experiment_options(parser)
 
 
 def _experiment_options(parser: argparse.ArgumentParser) -> None:

@@ -226,6 +226,14 @@ class ReferenceReplica:
             self.cache.held = self.cache.num_blocks - self.cache.free
             self._schedule_all(now, now + 1)
 
+    def withdraw(self, now: int) -> InFlight | None:  # noqa: ARG002 - every boundary is an event anyway
+        call = self.waiting.withdraw(self.inbox)
+        if call is not None:
+            self.states.pop(call, None)
+            self.view.waiting -= 1
+            self.view.loads[self.view.replica] -= 1
+        return call
+
     def observe(self, call: InFlight, now: int) -> None:  # noqa: ARG002 - the state is always that of now
         limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
         self.view.free_blocks = self.cache.free

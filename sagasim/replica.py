@@ -86,6 +86,19 @@ class Replica(Scheduler):
             if at < self.alarm_at:
                 self._set_alarm(steps, at)
 
+    def withdraw(self, now: int) -> InFlight | None:
+        """Give up the oldest call that waits and never started, for another replica; None if there is none."""
+        call = self.waiting.withdraw(self.inbox)
+        if call is not None:
+            view = self.view
+            view.waiting -= 1
+            view.loads[view.replica] -= 1
+            self.blocked = False  # until the next boundary finds another head that is
+            steps, at = self._next_boundary(now)
+            if at < self.alarm_at:  # what waited behind it may start
+                self._set_alarm(steps, at)
+        return call
+
     def settle(self, now: int) -> None:
         """Make the steps decided up to now history, for a view; what follows and when is not touched."""
         if self.idle or now < self.boundary:

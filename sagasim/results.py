@@ -23,7 +23,7 @@ import numpy as np
 from sagasim.config import merge, read_config, to_toml
 from sagasim.errors import ResultsError
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS
-from sagasim.importers.lines import is_there
+from sagasim.importers.lines import is_there, printable
 from sagasim.simulate import Result
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _read_table(path: Path, numbers: tuple[str, ...], names: tuple[str, ...]) ->
                 raise ResultsError(f"lacks column {missing[0]!r}", where=str(path), expected=expected)
             table = file.read(columns=[*numbers, *names])
     except (OSError, ValueError, pa.ArrowException) as error:
-        what = f"cannot be read: {str(error)[:200]}"
+        what = f"cannot be read: {printable(error)}"
         raise ResultsError(what, where=str(path), expected=expected) from None
     text = pa.dictionary(pa.int32(), pa.string())
     for name in (*numbers, *names):

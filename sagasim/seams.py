@@ -4,6 +4,7 @@
     order(request, now_ps, *, ...) -> comparable                waiting calls are admitted by ascending key
     evict(idle, now_ps, *, ...) -> float                        idle contexts lose blocks by ascending rank
     evict(idles, now_ps, memory, *, ...) -> ranks               the same for all at once (together=True)
+    balance(replicas, now_ps, rng, *, ...) -> [(from, to), ...]  each moves the oldest call that waits and never started
     predict(*, ...) -> Workflow                                 what is known of agents' workflows, told as they go on
 
 A policy that sees the workflow (sees_workflow=True) is a class; the run's Workflow is the first argument of __init__.
@@ -41,7 +42,7 @@ __all__ = [
     "ranker",
 ]
 
-KINDS = ("route", "order", "evict", "predict")
+KINDS = ("route", "order", "evict", "predict", "balance")
 F = TypeVar("F", bound=Callable[..., Any])
 
 

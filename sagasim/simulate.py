@@ -13,7 +13,7 @@ from sagasim import seams
 from sagasim.agent import Agents
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue
 from sagasim.clock import Clock
-from sagasim.cluster import Cluster, Engine
+from sagasim.cluster import Balancer, Cluster, Engine
 from sagasim.config import Config
 from sagasim.core import Task
 from sagasim.cost import StepCost, checked_calibration, load_calibration
@@ -108,6 +108,8 @@ def simulate(
     engines: list[Engine] = list(replicas)
     rng = Stream(config.seed, "route")
     cluster = Cluster(env, engines, router, rng, sees_cache=route.sees_cache, workflow=workflow)
+    if config.balance != "none":
+        _balance(config, cluster, router, workflow)
     checked = _checked(tasks, config)
     closed = config.concurrency if config.arrivals == "closed" else None
     agents = Agents(env, checked, cluster.submit, ends, concurrency=closed, ended=told.left)
@@ -134,8 +136,16 @@ def simulate(
         agents.task_names,
         list(agents.tenants),
         sum(replica.executed for replica in replicas),
-        workflow.notes() if workflow is not None and hasattr(workflow, "notes") else {},
+        _notes(workflow, cluster.balancer),
     )
+
+
+def _notes(workflow: Any, balancer: Balancer | None) -> dict[str, str]:
+    """What policies have to say about the run."""
+    notes: dict[str, str] = dict(workflow.notes()) if hasattr(workflow, "notes") else {}
+    if balancer is not None:
+        notes["moved"] = f"{balancer.moves:,} waiting calls to another replica"
+    return notes
 
 
 class _Told:
@@ -165,6 +175,14 @@ class _Told:
             self.workflow.left(plan.task.name, int(self._env.now))
         for forget in self.forgets:
             forget(plan)
+
+
+def _balance(config: Config, cluster: Cluster, router: Any, workflow: seams.Workflow | None) -> None:
+    """Let a policy move waiting calls; a router that remembers where tasks are is told."""
+    decide = seams.find("balance", config.balance).build(workflow)
+    epoch_ps = ps_from_s(config.balance_epoch_s)
+    moved = getattr(router, "moved", None)
+    cluster.balancer = Balancer(cluster, decide, moved, Stream(config.seed, "balance"), epoch_ps)
 
 
 def _workflow(config: Config, tasks: Iterable[Task]) -> seams.Workflow | None:

@@ -130,6 +130,8 @@ def configs(draw: st.DrawFn, **fixed: Any) -> Config:
         "order": draw(st.sampled_from(["fcfs", "fcfs", "lifo", "afs", f"{MINE}:shortest"])),
         "evict": draw(st.sampled_from(["lru", "lru", f"{MINE}:largest", f"{MINE}:ageing", "wa-lru", "wa-lru"])),
         "predict": draw(st.sampled_from(["aeg:cold_start=1", "aeg:hints=fitted", "aeg:hints=perfect"])),
+        "balance": draw(st.sampled_from(["none", "none", "steal", "steal:ratio=1.0"])),
+        "balance_epoch_s": draw(st.sampled_from([1e-6, 2e-6])),
         "evict_batch_blocks": draw(st.sampled_from([1, 3, 16])),
         "prefix_caching": draw(st.sampled_from([True, True, True, False])),
         "async_scheduling": draw(st.booleans()),
@@ -177,3 +179,13 @@ def _most_kept(calls: list[Call], behind: dict[str, set[str]], parent: str, afte
         return owner.prompt_tokens
     above = _most_kept(calls, behind, owner.extends, after)
     return owner.prompt_tokens if above >= owner.keep_tokens else above
+
+
+def slowed(part: Any, factor: float, key: str = "") -> Any:
+    """A calibration with every time multiplied."""
+    if isinstance(part, dict):
+        return {k: v if k == "provenance" else slowed(v, factor, k) for k, v in part.items()}
+    if isinstance(part, list):
+        return [slowed(v, factor, key) for v in part]
+    times = key == "ps" or key.endswith("_ps") or key.startswith("per_")
+    return round(part * factor) if times and not isinstance(part, (bool, str)) else part

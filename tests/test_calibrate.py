@@ -18,6 +18,7 @@ from sagasim.calibrate import dumps, fit
 from sagasim.calibrate.check import check
 from sagasim.calibrate.embedded import EMBEDDED, regenerate
 from sagasim.calibrate.rank import Rank, checked_rank
+from sagasim.calibrate.structure import older_h100
 from sagasim.calibrate.told import Told
 from sagasim.cost import StepCost
 from sagasim.hardware import data_dir, load_gpu, load_model
@@ -215,6 +216,13 @@ def test_cached_prefixes_left_out_are_predicted(gpu: str) -> None:
     assert left_out(gpu, "prefill_attention_left_out") <= 0.04
     assert left_out(gpu, "prefill_attention_left_out_long_prefix") <= 0.08
     assert left_out(gpu, "cached_token_by_structure") <= 0.03  # one number tells all chunk lengths
+
+
+def test_waves_of_thread_blocks_tell_a_gpu_that_nothing_was_fitted_on() -> None:
+    told = older_h100()
+    assert told["all"]["mape"] <= 0.03
+    assert told["long"]["mape"] <= 0.03
+    assert told["long"]["n"] > 50
 
 
 @pytest.mark.parametrize("name", ["h200-llama-3.1-70b-tp4-bf16", "rtxpro6000-llama-3.1-8b-tp1-bf16"])

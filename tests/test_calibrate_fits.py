@@ -228,13 +228,14 @@ def measured(folder: Path, *more: str) -> Path:
     for m in (1, 64, 1024, 8192):
         for n, k in ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)):
             rows.append(("gemm", {"m": m, "n": n, "k": k}, "s", 5e-6 + n * k * 6e-13 + m * n * k * 4e-15))
+    rows.append(("decode_attention", {"batch": 8, "context": 4096, **heads, "skew": 8}, "s", 1.0))  # not of one length
     rows += [("host_step", {"sequences": n}, "s", 1e-3 + n * 4e-6) for n in (1, 32, 256)]
     rows += [("elementwise", {"tokens": t, "hidden": 4096}, "s", 3e-6 + t * 1e-8) for t in (1, 8192)]
     rows += [
         ("copy_bandwidth", {"bytes": 2**30}, "bytes/s", 4.2e12),
         ("all_reduce", {"gpus": 2, "bytes": 2**20}, "s", 2e-5),
     ]
-    rows += [("kv_copy", {"piece_bytes": 65536, "pieces": 64, "direction": "d2h"}, "s", 9e-5)]
+    rows += [("kv_copy", {"piece_bytes": 65536, "pieces": 64, "direction": "d2h", "method": "auto"}, "s", 9e-5)]
     rows += [
         ("decode_while_copying", {"batch": 8, "context": 4096, "copying": "d2h"}, "s", 1.5 * (1e-5 + 8 * 4096 * 2e-9))
     ]
@@ -260,8 +261,11 @@ def test_our_own_measurements_are_fitted(tmp_path: Path) -> None:
     told = Told(cal, 32)
     assert told.decode(np.array([8.0]), np.array([4096.0]))[0] == pytest.approx(10 + 65.5, rel=0.01)
     assert told.prefill(np.array([2048.0]), np.array([8192.0]))[0] == pytest.approx(10 + 1887.4, rel=0.02)
-    assert cal["transfers"]["decode_slowdown_percent"] == 50
-    assert cal["transfers"]["d2h"] == [[65536, 64, 90_000_000]]
+    assert cal["transfers"]["decode_slowdown_percent"] == {"d2h": 50}
+    assert cal["transfers"]["d2h auto"] == [[65536, 64, 90_000_000]]
+    terms = {term["name"]: term for term in (*cal["token_terms"], *cal["sequence_terms"])}
+    assert terms["elementwise"]["ps"][0] == 32 * 3_010_000  # a measurement holds the small kernels of a layer
+    assert terms["lm_head"]["status"] == "derived"  # no row has its shape
 
 
 def test_other_splits_of_measured_kernels_are_derived(tmp_path: Path) -> None:

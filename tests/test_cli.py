@@ -26,6 +26,7 @@ from sagasim.report import comparison_report, number, run_report
 from sagasim.results import read_run, staging
 from sagasim.simulate import Result, calibration_of
 from sagasim.work import prepare
+from tests.strategies import slowed
 
 SMALL = ["--trace", "tau-bench", "--tasks", "4", "--gpus", "8", "--no-figures"]
 ROOT = Path(__file__).parents[1]
@@ -161,16 +162,6 @@ def test_compare_variants_of_a_preset(capsys: pytest.CaptureFixture[str]) -> Non
     assert 1.015 < row["slow"]["difference"]["ratio"] < 1.03
     assert row["slow"]["difference"]["significant"] is True
     assert "*" in out
-
-
-def slowed(part: Any, factor: float, key: str = "") -> Any:
-    """A calibration with every time multiplied."""
-    if isinstance(part, dict):
-        return {k: v if k == "provenance" else slowed(v, factor, k) for k, v in part.items()}
-    if isinstance(part, list):
-        return [slowed(v, factor, key) for v in part]
-    times = key == "ps" or key.endswith("_ps") or key.startswith("per_")
-    return round(part * factor) if times and not isinstance(part, (bool, str)) else part
 
 
 def test_load_is_the_same_rate_for_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,11 +79,13 @@ def test_parts_add_up_to_the_whole() -> None:
 def test_the_kv_cache_is_fp8_only_where_it_must_have_been() -> None:
     notes: list[str] = []
     easy = [POINT, POINT._replace(concurrency=16)]
-    assert _with_kv_dtype(easy, notes) == easy
+    assert _with_kv_dtype(easy, [], notes) == (easy, [])
     crowded = POINT._replace(isl=8192, osl=1024, concurrency=64, ttft_ms=3000.0, tpot_ms=75.0)
-    assert {point.dtype for point in _with_kv_dtype([*easy, crowded], notes)} == {"fp8-kvfp8"}
+    for mine, embedded in (([*easy, crowded], []), (easy, [crowded])):  # either is evidence of the server
+        told = _with_kv_dtype(mine, embedded, notes)
+        assert {point.dtype for group in told for point in group} == {"fp8-kvfp8"}
     waiting = crowded._replace(ttft_ms=400_000.0)  # most requests were in the queue
-    assert _with_kv_dtype([*easy, waiting], notes) == [*easy, waiting]
+    assert _with_kv_dtype([*easy, waiting], [], notes) == ([*easy, waiting], [])
     assert "BF16 KV cache" in notes[0]
 
 
@@ -96,6 +98,10 @@ def test_curves_are_predicted_from_the_others() -> None:
     told = fitted_left_out(points, parts)["llama-3.1-70b on h200"]
     assert told["n"] == 4
     assert told["mape"] == pytest.approx(0.0, abs=1e-9)
+    one = fitted_left_out(points[:1], 2 * parts[:1], points[1:], 2 * parts[1:])["llama-3.1-70b on h200"]
+    assert one["n"] == 1  # predicted from curves that are not predicted themselves
+    assert one["mape"] < 0.1
+    assert fitted_left_out(points[:1], parts[:1]) == {}
 
 
 def test_an_unseen_curve_is_simulated_and_reported(tmp_path: Path) -> None:

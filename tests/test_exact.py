@@ -61,7 +61,7 @@ def test_fast_equals_reference_when_cut_off(
     tasks: list[Task], config: Config, calibration: dict[str, Any], horizon_us: int
 ) -> None:
     """Steps a thousand times longer, so that whole microseconds cut runs anywhere."""
-    slower = _times(calibration, 1000)
+    slower = strategies.slowed(calibration, 1000)
     fast, slow = both(replace(config, horizon_s=horizon_us / 10**6), tasks, slower)
     assert_equal(fast, slow)
     whole = simulate(config, tasks, calibration=slower)
@@ -73,17 +73,6 @@ def test_fast_equals_reference_when_cut_off(
     assert np.array_equal(fast.tasks["finished_ps"], expected[begun])
     sent = int((whole.calls["submitted_ps"] <= cut_ps).sum())
     assert int(fast.replicas["in_flight"].sum()) == sent - int(ended.sum())
-
-
-def _times(value: Any, factor: int) -> Any:
-    """A calibration with every time multiplied."""
-    if isinstance(value, dict):
-        return {key: _times(v, factor) if _is_time(key, v) else v for key, v in value.items()}
-    return [_times(v, factor) for v in value] if isinstance(value, list) else value * factor
-
-
-def _is_time(key: str, value: Any) -> bool:
-    return isinstance(value, dict) or key == "ps" or key.endswith("_ps") or key.startswith("per_")
 
 
 def test_replicas_that_decide_at_the_same_moment_do_so_in_their_order() -> None:

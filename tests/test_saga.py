@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sagasim.cost import constant_calibration
 from sagasim.errors import PolicyError
 from sagasim.plan import Context
 from sagasim.policies.aeg import END, Aeg, Graph, Latency
+from sagasim.policies.balance import Steal
 from sagasim.policies.saga import AfsOrder, SagaAffinity, WaLru, pressure, time_to_live_ps
 from sagasim.rng import Stream
 from sagasim.seams import IdleContext, Memory, ReplicaView, Request, find
@@ -225,6 +227,51 @@ def test_urgency_by_hand() -> None:
 def test_policies_without_a_predictor() -> None:
     with pytest.raises(PolicyError, match="needs a predictor"):
         find("evict", "wa-lru").build()
+
+
+# ---- work stealing
+
+
+def views(*, waiting: list[int], loads: list[int]) -> list[ReplicaView]:
+    made = [ReplicaView(i, 0, 100, loads) for i in range(len(loads))]
+    for view, count in zip(made, waiting, strict=True):
+        view.waiting = count
+    return made
+
+
+def test_an_idle_queue_steals_only_once_it_was_empty_for_an_epoch() -> None:
+    steal, rng = Steal(), Stream(0, "balance")
+    crowded = {"waiting": [4, 0, 0], "loads": [12, 3, 2]}
+    assert steal(views(**{**crowded, "loads": [12, 11, 10]}), 0, rng) == []  # loads are near each other
+    moves = steal(views(**crowded), 1, rng)
+    assert moves[:2] == [(0, 2), (0, 1)]  # the least loaded first; then as far as loads differ much
+
+
+def test_a_far_larger_load_is_relieved_at_once() -> None:
+    moves = Steal()(views(waiting=[9, 1], loads=[20, 3]), 0, Stream(0, "balance"))
+    assert moves == [(0, 1)] * 4
+    assert Steal(most=2)(views(waiting=[9, 1], loads=[20, 3]), 0, Stream(0, "balance")) == [(0, 1)] * 2
+    assert Steal(ratio=8.0)(views(waiting=[9, 1], loads=[20, 3]), 0, Stream(0, "balance")) == []
+
+
+def test_victims_are_drawn_among_the_overloaded() -> None:
+    rng = Stream(3, "balance")
+    drawn = {Steal(most=1)(views(waiting=[2, 2, 1, 0], loads=[9, 9, 4, 1]), 0, rng)[0][0] for _ in range(40)}
+    assert drawn == {0, 1, 2}
+
+
+def test_stealing_shortens_the_wait_and_moves_each_call_once() -> None:
+    """All tasks are sent to one of two replicas; the other one takes some over."""
+    tasks = [Task(f"t{i}", (Call("0", 100, 30),), arrival_ps=0) for i in range(12)]
+    two = config(gpus=2, route="session-affinity", max_num_seqs=2, num_gpu_blocks_override=60, balance_epoch_s=0.01)
+    lopsided = replace(two, route=f"{Path(__file__).parent / 'policies' / 'lopsided.py'}:first")
+    costs = constant_calibration(10**9)
+    alone = simulate(lopsided, tasks, calibration=costs)
+    helped = simulate(replace(lopsided, balance="steal"), tasks, calibration=costs)
+    assert set(alone.calls["replica"]) == {0}
+    assert set(helped.calls["replica"]) == {0, 1}
+    assert helped.calls["finished_ps"].max() < 0.7 * alone.calls["finished_ps"].max()
+    assert helped.notes["moved"].startswith(f"{int((helped.calls['replica'] == 1).sum())} ")
 
 
 # ---- in the engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_misses_are_told_and_come_first() -> None:
     for error, target, told in rows:
         assert (told == "**missed**") == (error > target)
     margins = [round(target - error, 1) for error, target, _ in rows]
-    assert all(a <= b + 0.11 for a, b in zip(margins, margins[1:], strict=False))  # the worst first, but for rounding
+    assert all(a <= b + 0.11 for a, b in pairwise(margins))  # the worst first, but for rounding
     missed = sum(told == "**missed**" for *_, told in rows)
     assert f"{missed} of {len(rows)} are missed" in PAGE
 

@@ -16,9 +16,9 @@ from sagasim.calibrate.rank import Rank
 from sagasim.calibrate.tables import Floats, Mask
 
 __all__ = [
-    "BATCHES", "CONTEXTS", "TILE", "DecodeRows", "Mixed", "PrefillCurves", "alone_us", "cached_structure", "decode_at",
-    "decode_us",
-    "dense_knots", "extended", "mixed_fit", "mixed_us", "prefill_fit", "prefill_of_table", "skew_share",
+    "BATCHES", "CONTEXTS", "HOPPER_TILE", "TILE", "DecodeRows", "Mixed", "PrefillCurves", "alone_us",
+    "cached_structure", "decode_at", "decode_us", "dense_knots", "extended", "mixed_fit", "mixed_us", "prefill_fit",
+    "prefill_of_table", "skew_share",
 ]  # fmt: skip
 
 BATCHES: Floats = np.logspace(0, 9, 10, base=2.0)  # 1 .. 512 sequences
@@ -138,17 +138,18 @@ def alone_us(rank: Rank, surface: Surface, q: Floats) -> Floats:
     return surface.us(_prefill_coordinates(q, one, heads, kv_heads), reference)
 
 
-def cached_structure(rank: Rank, q: Floats, *, splits: bool) -> Floats:
+def cached_structure(rank: Rank, q: Floats, *, splits: bool, tile: int = TILE) -> Floats:
     """How much a cached token costs under a chunk of q tokens, in pairs of one query row of all heads and a token.
 
     A thread block takes a tile of query rows of one head and walks the context. A cost of q pairs would need every
     multiprocessor busy: a partly filled last tile and a partly filled last wave of blocks take as long as full ones.
     FlashAttention-3 packs the heads of a group into its rows and splits the context over idle multiprocessors.
+    tile: query rows of a block of FlashAttention-2, which does neither.
     """
     sms = float(rank.gpu.sms)
     if not splits:
-        blocks = np.ceil(q / TILE) * rank.heads
-        return np.asarray(np.ceil(blocks / sms) * sms * TILE / rank.heads)
+        blocks = np.ceil(q / tile) * rank.heads
+        return np.asarray(np.ceil(blocks / sms) * sms * tile / rank.heads)
     group = rank.heads / rank.kv_heads
     blocks = np.ceil(q * group / HOPPER_TILE) * rank.kv_heads
     ways = np.arange(1.0, 129.0)[:, None]  # as many splits as the kernel tries

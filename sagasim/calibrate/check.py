@@ -6,6 +6,7 @@ fit never saw, for one. A whole step is the file's step with the attention of th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -54,16 +55,23 @@ class Report:
 
 
 def folder_of(calibration: dict[str, Any]) -> Path | None:
-    """The embedded folder of tables that a calibration was fitted on, if it is there."""
-    files: list[str] = [source["file"] for source in calibration["provenance"].get("sources", [])]
-    paths = [data_dir() / "calibration" / name for name in files if name.startswith("sources/")]
-    if not paths or not all(path.is_file() for path in paths):
-        return None
-    source = calibration["provenance"].get("source")
-    if source == "llmservingsim":  # GPU/MODEL/meta.yaml or GPU/MODEL/tpN/table
-        return paths[0].parent if paths[0].name == "meta.yaml" else paths[0].parent.parent
-    vidur_folder: Path = data_dir() / "calibration" / "sources" / "vidur"
-    return vidur_folder if source == "vidur" else paths[0].parent
+    """The embedded folder with the very tables that a calibration was fitted on, if there is one."""
+    embedded = data_dir() / "calibration" / "sources"
+    for source in calibration["provenance"].get("sources", []):
+        name = Path(source["file"]).name
+        for path in sorted(embedded.rglob(name)):
+            if hashlib.sha256(path.read_bytes()).hexdigest() == source["sha256"]:
+                return _top(path, embedded, str(calibration["provenance"].get("source")))
+    return None
+
+
+def _top(path: Path, embedded: Path, source: str) -> Path:
+    """The folder that a source's `fit` takes, from one of its files."""
+    if source == "vidur":
+        return embedded / "vidur"
+    if source == "llmservingsim" and path.name != "meta.yaml":  # GPU/MODEL/tpN/table
+        return path.parent.parent
+    return path.parent
 
 
 def check(calibration: dict[str, Any], against: Path | None, title: str) -> Report:

@@ -9,7 +9,7 @@ from sagasim.calibrate.rank import Rank
 from sagasim.calibrate.tables import Floats
 
 __all__ = [
-    "DENSE", "REACHED_BANDWIDTH", "SEQUENCES", "SMALL_KERNELS", "SMALL_KERNEL_US", "TOKENS", "Collective", "Gemm",
+    "DENSE", "REACHED_BANDWIDTH", "SEQUENCES", "SMALL_KERNEL_US", "TOKENS", "Collective", "Gemm",
     "elementwise_us", "experts_us", "gather_us", "link_us", "product_us", "reached_experts", "sampler_us",
 ]  # fmt: skip
 

@@ -33,7 +33,7 @@ from sagasim.calibrate.derived import (
 )
 from sagasim.calibrate.draft import Draft
 from sagasim.calibrate.fitting import increasing_fit, left_out, non_negative, residual, to_ps
-from sagasim.calibrate.linear import SMALL_KERNEL_US, SMALL_KERNELS, TOKENS, Collective, Gemm, product_us
+from sagasim.calibrate.linear import SMALL_KERNEL_US, TOKENS, Collective, Gemm, elementwise_us, product_us
 from sagasim.calibrate.rank import Rank
 from sagasim.calibrate.tables import Floats, Mask, number_column, read_table
 from sagasim.errors import CalibrationError
@@ -100,7 +100,7 @@ def fit_measured(rank: Rank, folder: Path) -> Draft:
     _products(draft, found)
     _elementwise(draft, found)
     _all_reduce(draft, found)
-    derived_head(draft)
+    _head(draft, found)
     derived_sampler(draft)
     _attention(draft, found)
     _host(draft, found)
@@ -131,8 +131,21 @@ def _products(draft: Draft, found: dict[str, Measured]) -> None:
     draft.residuals["gemm_left_out"] = residual(rest.us(n[out], k[out], m[out]), rows.median[out])
 
 
+def _head(draft: Draft, found: dict[str, Measured]) -> None:
+    rank, rows = draft.rank, found.get("gemm")
+    if rows is None:
+        derived_head(draft)
+        return
+    m, n, k = (rows.column(name) for name in ("m", "n", "k"))
+    every = np.unique(m)
+    exact = bool(((n == rank.lm_head[0]) & (k == rank.lm_head[1])).any())
+    values = product_us(rank, rank.lm_head, every, Gemm(rank, m, n, k, rows.median).us(*rank.lm_head, every), every)
+    source = "gemm" if exact else "gemm: share of the roofline of the nearest shapes"
+    draft.sequence_term("lm_head", every, values, "measured" if exact else "derived", source)
+
+
 def _elementwise(draft: Draft, found: dict[str, Measured]) -> None:
-    """One measured kernel stands for the small kernels of a layer."""
+    """One measurement holds all small kernels of a layer that is not split."""
     rank, rows = draft.rank, found.get("elementwise")
     own = None if rows is None else rows.only(rows.column("hidden") == rank.model.hidden)
     if own is None or len(own.median) < 2:
@@ -140,9 +153,13 @@ def _elementwise(draft: Draft, found: dict[str, Measured]) -> None:
         return
     tokens = own.column("tokens")
     knots = np.unique(tokens)
-    values = increasing_fit(tokens, own.median, knots) * SMALL_KERNELS
-    source = f"elementwise, {SMALL_KERNELS} such kernels a layer"
-    draft.token_term("elementwise", knots, values * rank.model.layers, "measured", source)
+    values = increasing_fit(tokens, own.median, knots)
+    status, source = "measured", "elementwise"
+    if rank.tp > 1:
+        whole = Rank(rank.model, rank.gpu, 1, rank.dtype)
+        values = np.maximum.accumulate(values * elementwise_us(rank, knots) / elementwise_us(whole, knots))
+        status, source = "derived", "elementwise of a layer that is not split, less the bytes that a rank does not move"
+    draft.token_term("elementwise", knots, values * rank.model.layers, status, source)
 
 
 def _all_reduce(draft: Draft, found: dict[str, Measured]) -> None:
@@ -188,11 +205,11 @@ def _attention(draft: Draft, found: dict[str, Measured]) -> None:
 
 
 def _of_size(rows: Measured | None, rank: Rank) -> Measured | None:
-    """Attention rows of the model's head size in bf16; None without any."""
+    """Attention rows of the model's head size in bf16, all contexts of one length; None without any."""
     if rows is None:
         return None
     dtypes = np.array([params["dtype"] in DTYPES for params in rows.params])
-    own = rows.only((rows.column("head_dim") == rank.model.head_dim) & dtypes)
+    own = rows.only((rows.column("head_dim") == rank.model.head_dim) & (rows.column("skew", 1.0) == 1.0) & dtypes)
     return own if len(own.median) >= 2 else None
 
 
@@ -222,25 +239,38 @@ def _host(draft: Draft, found: dict[str, Measured]) -> None:
 
 
 def _transfers(found: dict[str, Measured]) -> dict[str, Any]:
-    """Copies of KV pieces by direction, and how much slower decode is beside one; for whoever models offloading."""
+    """Copies of KV pieces by direction and method, and how much slower decode is beside one."""
     told: dict[str, Any] = {}
-    copies, busy, alone = (found.get(name) for name in ("kv_copy", "decode_while_copying", "decode_attention"))
+    copies = found.get("kv_copy")
     if copies is not None:
-        directions = [str(params.get("direction")) for params in copies.params]
+        ways = [" ".join(filter(None, (str(p.get("direction")), str(p.get("method", ""))))) for p in copies.params]
         size, pieces = copies.column("piece_bytes"), copies.column("pieces")
-        for name in sorted(set(directions)):
-            own = np.array([direction == name for direction in directions])
+        for name in sorted(set(ways)):
+            own = np.array([way == name for way in ways])
             points = zip(size[own], pieces[own], copies.median[own], strict=True)
             told[name] = [[int(piece), int(count), to_ps(us)] for piece, count, us in sorted(points)]
         told["columns"] = "piece_bytes, pieces, ps"
-    if busy is not None and alone is not None:
-        known = {(p.get("batch"), p.get("context")): us for p, us in zip(alone.params, alone.median, strict=True)}
-        rows = zip(busy.params, busy.median, strict=True)
-        both = [
-            us / known[p.get("batch"), p.get("context")]
-            for p, us in rows
-            if (p.get("batch"), p.get("context")) in known
-        ]
-        if both:
-            told["decode_slowdown_percent"] = round(100.0 * (float(np.mean(both)) - 1.0))
+    slower = _slowdown(found)
+    if slower:
+        told["decode_slowdown_percent"] = slower
     return {"transfers": {**told, "status": "measured", "source": "kv_copy, decode_while_copying"}} if told else {}
+
+
+def _slowdown(found: dict[str, Measured]) -> dict[str, int]:
+    """Direction of the copies -> per cent that decode takes longer beside them than without any."""
+    busy = found.get("decode_while_copying")
+    if busy is None:
+        return {}
+    alone = found.get("decode_attention", Measured([], np.zeros(0)))
+    rows = [*zip(alone.params, alone.median, strict=True), *zip(busy.params, busy.median, strict=True)]
+    without = {
+        (p.get("batch"), p.get("context")): us
+        for p, us in rows
+        if p.get("copying", "none") == "none" and p.get("skew", 1) == 1
+    }
+    ratios: dict[str, list[float]] = {}
+    for params, us in zip(busy.params, busy.median, strict=True):
+        at = params.get("batch"), params.get("context")
+        if params.get("copying", "none") != "none" and at in without:
+            ratios.setdefault(str(params["copying"]), []).append(float(us / without[at]))
+    return {name: round(100.0 * (float(np.mean(values)) - 1.0)) for name, values in sorted(ratios.items())}

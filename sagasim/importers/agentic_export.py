@@ -22,6 +22,7 @@ from sagasim.importers.writing import write_whole
 __all__ = ["write_agentic_mooncake"]
 
 PS_PER_MS = 10**9
+MAX_ROW_IDS = 4_000_000  # of one request: what fits into a line that can be read again
 
 
 def write_agentic_mooncake(
@@ -218,6 +219,10 @@ class _Writer:
         """Ids of the blocks of a prompt, the last one perhaps filled in part."""
         parent = contexts[call.extends] if call.extends is not None else None
         keep, prompt = call.keep_tokens if parent is not None else 0, call.prompt_tokens
+        if prompt // self.size > MAX_ROW_IDS:
+            what = f"{prompt // self.size:,} blocks of {self.size} tokens"
+            expected = f"at most {MAX_ROW_IDS:,} a prompt: larger blocks"
+            raise TraceError(what, where=f"call {call.name!r}", expected=expected)
         own = contexts[call.name] = _Blocks(parent, keep, self.size, output=True)
         self._fresh = 0
         own.ids = self._leading(parent, own.kept) if parent is not None else []

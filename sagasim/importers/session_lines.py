@@ -23,7 +23,7 @@ from sagasim.importers.lines import (
 __all__ = ["NEVER", "Line", "Step", "load_sessions"]
 
 NEVER = -1  # the position before the first step
-HELD_BYTES = 2 * 2**30  # of a whole file as Python objects, for it is held in memory
+HELD_BYTES = 2**30  # of a whole file as Python objects, for it is held in memory
 SPAWN_SLACK_S = 1.5  # times of Claude Code sessions are rounded to about a second
 
 

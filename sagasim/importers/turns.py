@@ -15,12 +15,13 @@ from sagasim.errors import TraceError
 from sagasim.fill import LLM_S_PER_OUTPUT_TOKEN
 from sagasim.importers.agentic_mooncake import Row
 from sagasim.importers.csv_rows import csv_rows
+from sagasim.importers.lines import MAX_ROWS
 from sagasim.units import PS_PER_US
 
 __all__ = ["TURNS_TEXT", "link_turns"]
 
 COLUMNS = ("row", "timestamp_ms", "parent_row", "blocks", "gap_ms")
-MAX_ROWS = 10**12
+MAX_ROW = 10**12
 TURNS_TEXT = (
     "a person's time between two turns: the time between the two requests less 10 ms per output token of the first, at "
     "least 0 (the source does not say when a response ended): an assumption"
@@ -75,11 +76,13 @@ def link_turns(rows: dict[str, Row], path: Path) -> None:
 def _load(path: Path) -> list[_Turn]:
     turns: list[_Turn] = []
     for line in csv_rows(path, COLUMNS):
-        row = line.whole(0, 0, MAX_ROWS)
+        row = line.whole(0, 0, MAX_ROW)
         if turns and row != turns[-1].row + 1:
             raise TraceError(f"row {row}", where=line.where, expected=f"row {turns[-1].row + 1} after the one before")
         parent = line.whole(2, 0, row - 1) if line.cells[2].strip() else None
         gap_us = line.whole(4, 0, 10**11) * 1000 if line.cells[4].strip() else None
+        if len(turns) >= MAX_ROWS:
+            raise TraceError("too many turns", where=line.where, expected=f"at most {MAX_ROWS:,} in a file")
         turns.append(_Turn(row, (line.whole(1, 0, 10**14) * 1000, line.whole(3)), parent, gap_us))
     return turns
 

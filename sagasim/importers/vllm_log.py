@@ -46,6 +46,7 @@ _NAME = re.compile(rf"([^\s:]{{1,{NAME_CHARACTERS - 10}}})( \(streaming \w+\)| d
 _PROMPT = re.compile(rf"prompt: ({_LITERAL}), ?", re.DOTALL)
 _PROMPT_IDS = re.compile(rf"prompt[ _]token[ _]ids: ({_IDS})")
 _OUTPUT = re.compile(rf"output: ({_LITERAL}), (?:output_token_ids: ({_IDS}), )?finish_reason: (\w+)", re.DOTALL)
+_BLOCK_IDS = re.compile(rf"(?:\d++,?){{1,{BLOCK_TOKENS}}}")
 _STREAMED = re.compile(r"<streaming_complete: (\d{1,9}) tokens>")
 _THROUGHPUT = re.compile(rb"Avg prompt throughput: (\d{1,12}\.?\d{0,6}) tokens/s, Avg generation throughput: "
                          rb"(\d{1,12}\.?\d{0,6}) tokens/s")  # fmt: skip
@@ -148,9 +149,9 @@ def _read_prompt(request: Request, rest: str) -> Request:
     prompt = _PROMPT.match(rest)
     ids = _PROMPT_IDS.search(rest, prompt.end() if prompt else 0)
     if ids and ids[1] not in ("None", "[]"):
-        numbers = ids[1][1:-1].replace(" ", "").split(",")
-        request.prompt = len(numbers)
-        request.ids = [_hash(",".join(numbers[at : at + BLOCK_TOKENS])) for at in range(0, len(numbers), BLOCK_TOKENS)]
+        numbers = ids[1][1:-1].replace(" ", "")
+        request.prompt = numbers.count(",") + 1
+        request.ids = [_hash(block[0].rstrip(",")) for block in _BLOCK_IDS.finditer(numbers)]
     elif prompt and prompt[1] != "None":
         try:
             text = literal_eval(prompt[1])

@@ -56,6 +56,10 @@ class SessionAffinity:
             home = self._home[request.task] = self._least_loaded(request, replicas, now_ps, rng)
         return home
 
+    def moved(self, task: str, replica: int) -> None:
+        """A waiting call of the task went to another replica, and the session with it."""
+        self._home[task] = replica
+
     def forget(self, task: str) -> None:
         """The task has ended."""
         self._home.pop(task, None)
