@@ -31,8 +31,10 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-calibration: .venv/calibrate
-	$(BIN)/python -m sagasim.calibrate --source calibration/sources/h200_sxm --out calibration
+# Every embedded calibration from its tables, and the page of their errors.
+calibration: .venv/base
+	$(BIN)/python -m sagasim.calibrate calibration
+	$(BIN)/python -m sagasim.errors_page --out docs
 
 # Parameters of the generators from recorded traces, and the page that compares them.
 fits: .venv/base
@@ -60,8 +62,4 @@ clean:
 
 .venv/kernels: pyproject.toml | .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,gpu]'
-	@touch $@
-
-.venv/calibrate: pyproject.toml | .venv/base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[calibrate]'
 	@touch $@

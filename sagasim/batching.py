@@ -38,6 +38,7 @@ class EngineSettings:
     lag: int  # steps between a decision and the last processed one: 2 with asynchronous scheduling, else 1
     foreseen_stops: bool  # stops by length are known one step earlier than stops seen in the output
     evict_batch_blocks: int
+    reserve_full_prompt: bool = False  # a call starts only if its whole prompt has room, not just its first chunk
 
     @property
     def wasted_steps(self) -> int:

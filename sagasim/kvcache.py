@@ -7,7 +7,7 @@ the queue: a run (branch, lo, hi) stands for blocks lo..hi-1 that share holders 
 Runs are split where a prompt needs only a part and joined again when released together.
 
 A scored eviction replaces the queue order: blank blocks go first, then idle contexts by rank, always deepest block
-first and only where no cached block continues it.
+first and only where no idle block continues it. (Whoever holds a continuation holds a copy of what comes before it.)
 """
 
 from __future__ import annotations
@@ -363,13 +363,18 @@ class KVCache:
                 candidates.remove(run)
 
     def _forks(self) -> dict[tuple[Branch, int], int]:
-        """(branch, block) -> cached branches that continue the path there."""
+        """(branch, block) -> branches that an idle block continues there."""
         forks: dict[tuple[Branch, int], int] = {}
         for branch in self._index:
-            if len(branch.path) > 1:
+            if len(branch.path) > 1 and self._begins_idle(branch):
                 at = branch.path[-2]
                 forks[at] = forks.get(at, 0) + 1
         return forks
+
+    def _begins_idle(self, branch: Branch) -> bool:
+        """Whether a copy of the first block of the branch is idle."""
+        first = branch.path[-2][1]
+        return any(run.lo == first and not run.ref for run in self._index.get(branch, ()))
 
     def _evictable(self, run: Run, forks: dict[tuple[Branch, int], int]) -> int:
         """How many blocks may go from the tail of an idle run."""
@@ -379,11 +384,12 @@ class KVCache:
             if branch is run.branch and count and floor < at <= run.hi:
                 floor = at
         for other in self._index[run.branch]:
-            if other is run or other.lo > run.hi or other.hi <= run.lo:
+            if other is run or other.ref or other.lo > run.hi or other.hi <= run.lo:
                 continue
             if other.hi > run.hi:
                 return 0
-            floor = max(floor, other.hi - 1)  # a second copy: its last block continues ours
+            # a second copy: its last block continues ours, and where ours ends as it does either of them may go first
+            floor = max(floor, other.hi if other.hi < run.hi else other.hi - 1)
         return run.hi - floor
 
     def _evict_tail(self, run: Run, count: int, forks: dict[tuple[Branch, int], int]) -> None:
@@ -395,8 +401,9 @@ class KVCache:
             assert run.branch is not None
             self._unlink(run)
             self._forget(run)
-            if run.branch not in self._index and len(run.branch.path) > 1:
-                forks[run.branch.path[-2]] -= 1
+            branch = run.branch
+            if len(branch.path) > 1 and run.lo == branch.path[-2][1] and not self._begins_idle(branch):
+                forks[branch.path[-2]] -= 1
 
     # ---- law
 

@@ -146,7 +146,7 @@ class ReferenceCache:
             self.cached -= 1
 
     def _evict_by_rank(self, count: int, now: int) -> None:
-        """One block at a time: lowest rank (taken once), deepest first, never one that a cached block continues."""
+        """One block at a time: lowest rank (taken once), deepest first, never one that an idle block continues."""
         assert self._rank is not None
         idle = [block for block in self.queue.values() if block.name is not None and block.idle is not None]
         sizes: dict[int, int] = {}
@@ -157,7 +157,7 @@ class ReferenceCache:
         memory = Memory(self.num_blocks, self.held)
         ranks = dict(zip(told, self._rank(list(told.values()), now, memory), strict=True))
         for _ in range(count):
-            continued = {b.parent for blocks in self.found.values() for b in blocks}
+            continued = {block.parent for block in self.queue.values() if block.name is not None}
             order = sorted(
                 (block for block in idle if block.name is not None),
                 key=lambda b: (ranks[b.idle.number], b.idle.number, -b.name[2]) if b.idle and b.name else (0.0, 0, 0),
@@ -325,7 +325,8 @@ class ReferenceReplica:
             state.computed = len(hits) * BLOCK_TOKENS
             want = self._wanted(state, budget)
             need = -(-(state.computed + want) // BLOCK_TOKENS) - len(hits)
-            if need + sum(not block.holders for block in hits) > cache.free:
+            room = -(-state.tokens // BLOCK_TOKENS) - len(hits) if settings.reserve_full_prompt else need
+            if room + sum(not block.holders for block in hits) > cache.free:
                 state.computed = 0
                 break
             self._admit(state, hits, limit, now)

@@ -39,7 +39,7 @@ class Scheduler:
     __slots__ = (
         "blocked", "boundary", "budget", "busy", "cache", "caching", "changes", "cost", "decodes", "ends",
         "foreseen", "idle", "inbox", "lag", "logs", "offset_max", "offset_sum", "on_finish", "preemptions",
-        "prefilling", "releases", "residues", "running", "seats", "step", "step_end", "steps", "threshold",
+        "prefilling", "releases", "reserve", "residues", "running", "seats", "step", "step_end", "steps", "threshold",
         "tickets", "view", "waiting", "wasted",
     )  # fmt: skip
 
@@ -58,6 +58,7 @@ class Scheduler:
         self.seats = settings.max_num_seqs
         self.threshold = settings.long_prefill_token_threshold or self.budget
         self.caching = settings.prefix_caching
+        self.reserve = settings.reserve_full_prompt
         self.lag = settings.lag
         self.foreseen = settings.foreseen_stops
         self.wasted = settings.wasted_steps
@@ -203,7 +204,8 @@ class Scheduler:
             if want > budget:
                 want = budget
             need = -(-(cached + want) // BLOCK_TOKENS) - hits
-            if need + idle_hits > cache.free:
+            room = -(-known // BLOCK_TOKENS) - hits if self.reserve else need
+            if room + idle_hits > cache.free:
                 self.blocked = True
                 break
             heappop(heap)

@@ -272,6 +272,7 @@ def engine_settings(config: Config) -> EngineSettings:
         lag=2 if config.async_scheduling else 1,
         foreseen_stops=config.stop == "length",
         evict_batch_blocks=config.evict_batch_blocks,
+        reserve_full_prompt=config.reserve_full_prompt,
     )
 
 

@@ -100,10 +100,9 @@ def _config(run: RecordedRun, calibration: dict[str, Any], model: str, gpu: str,
     longest = max(request.input_tokens + request.output_tokens for request in run.requests)
     asynchronous, how = _asynchronous(run)
     notes.append(f"asynchronous scheduling {'on' if asynchronous else 'off'} ({how})")
-    if run.option("scheduler_reserve_full_isl"):
-        notes.append(
-            "the run admitted a request only if its whole prompt fitted; the engine asks for the first chunk's blocks"
-        )
+    reserve = bool(run.option("scheduler_reserve_full_isl"))
+    if reserve:
+        notes.append("a request started only if its whole prompt fitted (scheduler_reserve_full_isl)")
     if run.option("enable_expert_parallel"):
         notes.append("the run spread experts over its GPUs (expert parallel); the calibration splits each expert")
     config = Config(
@@ -119,6 +118,7 @@ def _config(run: RecordedRun, calibration: dict[str, Any], model: str, gpu: str,
         max_num_seqs=seqs,
         max_model_len=max(longest, min(int(run.option("max_model_len") or shape.max_model_len), shape.max_model_len)),
         long_prefill_token_threshold=int(run.option("long_prefill_token_threshold") or 0),
+        reserve_full_prompt=reserve,
         num_gpu_blocks_override=1,
     )
     blocks = _blocks(run, config, calibration["dtype"], notes)

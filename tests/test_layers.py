@@ -34,7 +34,7 @@ experiment slo stats
 report
 comparison
 figures figures_compared trace_figures validate_figures results
-errors_page
+errors_page oracle
 calibration_commands
 options
 cli
