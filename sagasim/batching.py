@@ -53,7 +53,7 @@ class InFlight(Event, BlockTable):
     """
 
     __slots__ = (
-        "admitted", "computed", "decoding", "end", "first_token", "hit_tokens",
+        "admitted", "carried", "carried_tokens", "computed", "decoding", "end", "first_token", "hit_tokens",
         "known", "moved", "offset", "plan", "preemptions", "regenerated_elsewhere", "regenerated_here",
         "request", "reused", "submitted", "ticket",
     )  # fmt: skip
@@ -72,6 +72,8 @@ class InFlight(Event, BlockTable):
         self.offset = self.end = 0  # while decoding: context length minus step number; step that writes its last token
         self.decoding = False
         self.moved = False  # by a balancing policy, to another replica
+        self.carried_tokens = 0
+        self.carried = 0  # leading blocks of its prompt that came with it and are not yet in the cache here
         self.admitted = self.first_token = -1
         self.registered = self.allocated = self.ticket = 0  # ticket counts admissions: who was admitted later
         self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = self.preemptions = self.reused = 0
@@ -158,5 +160,6 @@ def log_call(logs: Logs, call: InFlight, view: ReplicaView, now: int) -> None:
             call.preemptions,
             call.reused // 10**6,
             plan.tool_ps,
+            call.carried_tokens,
         )
     )

@@ -11,9 +11,11 @@ from simpy.events import EventPriority
 from sagasim.batching import InFlight
 from sagasim.clock import Clock
 from sagasim.errors import PolicyError
+from sagasim.links import Links
 from sagasim.plan import PlannedCall
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView, Request, Workflow
+from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["Balancer", "Cluster", "Engine"]
 
@@ -30,6 +32,7 @@ class Engine(Protocol):
     def arrived(self, now: int) -> None: ...
     def observe(self, call: InFlight, now: int) -> None: ...
     def withdraw(self, now: int) -> InFlight | None: ...
+    def cached_blocks(self, call: InFlight, now: int) -> int: ...
 
 
 class Cluster:
@@ -119,7 +122,9 @@ class Cluster:
 class Balancer:
     """Moves waiting calls between replicas at epochs, by a policy; sleeps while no call waits anywhere."""
 
-    __slots__ = ("_asleep", "_cluster", "_decide", "_epoch_ps", "_moved", "_rng", "moves")
+    __slots__ = (
+        "_asleep", "_block_bytes", "_cluster", "_decide", "_epoch_ps", "_moved", "_rng", "links", "moves",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -128,8 +133,12 @@ class Balancer:
         moved: Callable[[str, int], None] | None,
         rng: Stream,
         epoch_ps: int,
+        links: Links | None,
+        block_bytes: int,
     ) -> None:
         self._cluster = cluster
+        self.links = links  # None: a moved call computes its context again
+        self._block_bytes = block_bytes
         self._decide = decide
         self._moved = moved  # is told of the task and its new replica
         self._rng = rng
@@ -158,9 +167,28 @@ class Balancer:
             call = cluster.replicas[source].withdraw(now)
             if call is not None:
                 self.moves += 1
-                cluster.replicas[target].submit(call)
-                cluster.replicas[target].arrived(now)
+                self._carry(call, source, target, now)
                 if self._moved is not None:
                     self._moved(call.request.task, target)
         if any(view.waiting for view in cluster.views):
             self.wake(now)
+
+    def _carry(self, call: InFlight, source: int, target: int, now: int) -> None:
+        """Hand the call over, after what is cached of its prompt has been copied, if that is wanted."""
+        replicas = self._cluster.replicas
+        blocks = replicas[source].cached_blocks(call, now) if self.links is not None else 0
+
+        loads = self._cluster.views[target].loads
+
+        def arrive() -> None:
+            loads[target] -= 1
+            call.carried = blocks
+            call.carried_tokens = blocks * BLOCK_TOKENS
+            replicas[target].submit(call)
+            replicas[target].arrived(int(self._cluster.env.now))
+
+        loads[target] += 1  # it counts there while it is on the way
+        if self.links is None or not blocks:
+            arrive()
+        else:
+            self.links.send(source, target, blocks * self._block_bytes, arrive)

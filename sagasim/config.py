@@ -73,6 +73,7 @@ class Config:
     predict: str = "none"  # what policies that see the workflow are told by
     balance: str = "none"  # moves waiting calls between replicas
     balance_epoch_s: float = 0.1  # how often
+    balance_carries: bool = True  # what is cached of a moved call's prompt is copied over the links first
     # engine (names and defaults of vLLM 0.15)
     prefix_caching: bool = True
     async_scheduling: bool = True
@@ -109,7 +110,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "predict": "none",
         "balance": "none",
     },
-    # The mechanisms of SAGA that are built: no host memory, prefetch, migration of KV or preemption by urgency.
+    # The mechanisms of SAGA that are built: no host memory, no prefetch, no preemption by urgency (docs/saga.md).
     "saga-lite": {
         "prefix_caching": True,
         "async_scheduling": True,

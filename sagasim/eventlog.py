@@ -34,6 +34,7 @@ CALLS = (
     "preemptions",
     "reused_block_us",  # blocks hit while idle, times how long each had been idle (block microseconds)
     "tool_ps",  # tools after the call
+    "carried_tokens",  # of the prompt, copied here from the replica where the call waited before
 )
 TASKS = ("task", "tenant", "arrival_ps", "finished_ps", "calls", "prompt_tokens", "output_tokens", "tool_ps")
 # busy_ps: of all steps decided so far

@@ -240,6 +240,18 @@ class KVCache:
                 call.runs.append(last)
             lo = stop
 
+    def adopt(self, path: Path, upto: int, now: int, idle: IdleContext | None) -> None:
+        """Put blocks that were copied from elsewhere into the cache, idle, as far as free blocks last."""
+        portions, at, idle_hits = self.match(path, upto)
+        missing = min(upto - at, self.free - idle_hits)
+        if missing <= 0:
+            return
+        table = BlockTable()
+        self.hold(table, portions, now)
+        self.take(table, missing, now)
+        self.register(table, path, at + missing)
+        self.release(table, now, idle)
+
     def release(self, call: BlockTable, now: int, idle: IdleContext | None = None) -> None:
         """The call lets go of its blocks: those that nobody else holds join the queue, the last block first.
 

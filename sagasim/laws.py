@@ -4,7 +4,7 @@
    that the end of the run cut off, some are not.
 2. Causality: sent <= admitted < first token <= finished; a call is sent when all it waits for is done, not before.
 3. Memory: held and cached blocks never exceed those there are; nothing is held once all is done.
-4. Cache: a hit is whole blocks, leaves a token to compute, and was computed on that replica before.
+4. Cache: a hit is whole blocks, leaves a token to compute, and was computed on that replica before or copied to it.
 5. Time: a replica is busy no longer than its last step's end, and runs no more calls at a time than it may.
 """
 
@@ -55,7 +55,7 @@ def _computed_before(calls: Columns) -> NDArray[np.int64]:
         times = calls["admitted_ps"][order]
         before = np.concatenate([[0], np.cumsum(tokens[order])])
         upto = np.searchsorted(times, times, side="right") - 1  # others of the same step count: it is one batch
-        bound[order] = before[upto]
+        bound[order] = before[upto] + calls["carried_tokens"][here].sum()
     return bound
 
 

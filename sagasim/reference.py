@@ -125,6 +125,18 @@ class ReferenceCache:
         self.found.setdefault(name, []).append(block)
         self.ever.add(name)
 
+    def adopt(self, names: list[Name], upto: int, now: int, idle: IdleContext) -> None:
+        hits = self.match(names, upto)
+        missing = min(upto - len(hits), self.free - sum(not block.holders for block in hits))
+        if missing <= 0:
+            return
+        for block in hits:
+            self.touch(block)
+        blocks = [*hits, *(self.take(now) for _ in range(missing))]
+        for place in range(len(hits), len(blocks)):
+            self.cache(blocks[place], names[place], names[place - 1] if place else None)
+        self.release(blocks, idle)
+
     def release(self, blocks: list[Block], idle: IdleContext) -> None:
         for block in reversed(blocks):
             block.holders -= 1
@@ -234,11 +246,13 @@ class ReferenceReplica:
             self.view.loads[self.view.replica] -= 1
         return call
 
-    def observe(self, call: InFlight, now: int) -> None:  # noqa: ARG002 - the state is always that of now
+    def cached_blocks(self, call: InFlight, now: int) -> int:  # noqa: ARG002 - the state is always that of now
         limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
+        return len(self.cache.match(self.names.of(call.plan.task, call.plan.index), limit))
+
+    def observe(self, call: InFlight, now: int) -> None:
         self.view.free_blocks = self.cache.free
-        names = self.names.of(call.plan.task, call.plan.index)
-        self.view.hit_tokens = len(self.cache.match(names, limit)) * BLOCK_TOKENS
+        self.view.hit_tokens = self.cached_blocks(call, now) * BLOCK_TOKENS
 
     # ---- boundaries
 
@@ -252,7 +266,13 @@ class ReferenceReplica:
         self.executed += 1
         for call in [call for call in self.inbox if call.request.submitted_ps < before]:
             self.inbox.remove(call)
-            self.states[call] = _State(call, self.names.of(call.plan.task, call.plan.index), call.plan.prompt_tokens)
+            names = self.names.of(call.plan.task, call.plan.index)
+            self.states[call] = _State(call, names, call.plan.prompt_tokens)
+            if call.carried:
+                self.releases += 1
+                self.cache.adopt(names, call.carried, now, call.idle_context(self.releases, now))
+                call.carried = 0
+                self.events += 1
             self.waiting.push(call, call.request.submitted_ps)
         while len(self.in_flight) < self.settings.lag:
             batch, preempted = self._schedule(now)

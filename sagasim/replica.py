@@ -72,6 +72,8 @@ class Replica(Scheduler):
     def submit(self, call: InFlight) -> None:
         """A call is sent here; arrived() follows once all calls of this moment have been."""
         self.inbox.append(call)
+        if call.carried:
+            self.blocked = False  # what it brings enters the cache at the next boundary, whatever the head waits for
         view = self.view
         view.waiting += 1
         view.loads[view.replica] += 1
@@ -99,6 +101,12 @@ class Replica(Scheduler):
                 self._set_alarm(steps, at)
         return call
 
+    def cached_blocks(self, call: InFlight, now: int) -> int:
+        """Leading blocks of the call's prompt that are cached here, as of the last boundary."""
+        self.settle(now)
+        limit = (call.known - 1) // BLOCK_TOKENS if self.caching else 0
+        return self.cache.match(call.plan.branch.path, limit)[1]
+
     def settle(self, now: int) -> None:
         """Make the steps decided up to now history, for a view; what follows and when is not touched."""
         if self.idle or now < self.boundary:
@@ -112,10 +120,8 @@ class Replica(Scheduler):
 
     def observe(self, call: InFlight, now: int) -> None:
         """Bring the cache fields of the view up to the last boundary, for a call that is about to be routed."""
-        self.settle(now)
-        limit = (call.known - 1) // BLOCK_TOKENS if self.caching else 0
+        self.view.hit_tokens = self.cached_blocks(call, now) * BLOCK_TOKENS
         self.view.free_blocks = self.cache.free
-        self.view.hit_tokens = self.cache.match(call.plan.branch.path, limit)[1] * BLOCK_TOKENS
 
     # ---- jumping
 
@@ -222,7 +228,7 @@ class Replica(Scheduler):
             if ends and ends[0][0] <= self.step + 1 - lag:
                 self._process_outputs(now)
             if self.inbox:
-                self._receive(before)
+                self._receive(before, now)
             decodes, step = self.decodes, self.step
             growth = self.residues[step % BLOCK_TOKENS]
             if (

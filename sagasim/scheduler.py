@@ -142,10 +142,16 @@ class Scheduler:
             else:
                 self._finish(call, now)
 
-    def _receive(self, before: int) -> None:
+    def _receive(self, before: int, now: int) -> None:
         late = []
         for call in self.inbox:
             if call.submitted < before:
+                if call.carried:
+                    self.releases += 1
+                    idle = call.idle_context(self.releases, now) if self.cache.scored else None
+                    self.cache.adopt(call.plan.branch.path, call.carried, now, idle)
+                    call.carried = 0
+                    self.changes += 1
                 self.waiting.push(call, call.submitted)
             else:
                 late.append(call)

@@ -22,6 +22,7 @@ from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns, Table, 
 from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
 from sagasim.kvcache import KVCache
 from sagasim.laws import check_log
+from sagasim.links import Links
 from sagasim.plan import PlannedTask
 from sagasim.replica import Replica
 from sagasim.rng import Stream
@@ -145,6 +146,13 @@ def _notes(workflow: Any, balancer: Balancer | None) -> dict[str, str]:
     notes: dict[str, str] = dict(workflow.notes()) if hasattr(workflow, "notes") else {}
     if balancer is not None:
         notes["moved"] = f"{balancer.moves:,} waiting calls to another replica"
+        links = balancer.links
+        if links is not None and links.transfers:
+            mean_ms = links.spent_ps / links.transfers / 10**9
+            size = f"{links.moved_bytes / links.transfers / 2**30:.2f} GiB on average"
+            notes["carried"] = (
+                f"the cached context of {links.transfers:,} of them, {size}, in {mean_ms:.0f} ms on average"
+            )
     return notes
 
 
@@ -182,7 +190,15 @@ def _balance(config: Config, cluster: Cluster, router: Any, workflow: seams.Work
     decide = seams.find("balance", config.balance).build(workflow)
     epoch_ps = ps_from_s(config.balance_epoch_s)
     moved = getattr(router, "moved", None)
-    cluster.balancer = Balancer(cluster, decide, moved, Stream(config.seed, "balance"), epoch_ps)
+    model, gpu = load_model(config.model), load_gpu(config.gpu)
+    links = None
+    if config.balance_carries:
+        nodes = [view.node for view in cluster.views]
+        bandwidths = (gpu.intra_node_bytes_per_s * config.tp, gpu.inter_node_bytes_per_s * config.tp)
+        links = Links(cluster.env, nodes, *bandwidths)
+    block_bytes = BLOCK_TOKENS * model.kv_bytes_in(config.dtype)
+    rng = Stream(config.seed, "balance")
+    cluster.balancer = Balancer(cluster, decide, moved, rng, epoch_ps, links, block_bytes)
 
 
 def _workflow(config: Config, tasks: Iterable[Task]) -> seams.Workflow | None:

@@ -131,6 +131,7 @@ def configs(draw: st.DrawFn, **fixed: Any) -> Config:
         "evict": draw(st.sampled_from(["lru", "lru", f"{MINE}:largest", f"{MINE}:ageing", "wa-lru", "wa-lru"])),
         "predict": draw(st.sampled_from(["aeg:cold_start=1", "aeg:hints=fitted", "aeg:hints=perfect"])),
         "balance": draw(st.sampled_from(["none", "none", "steal", "steal:ratio=1.0"])),
+        "balance_carries": draw(st.booleans()),
         "balance_epoch_s": draw(st.sampled_from([1e-6, 2e-6])),
         "reserve_full_prompt": draw(st.sampled_from([False, False, True])),
         "evict_batch_blocks": draw(st.sampled_from([1, 3, 16])),

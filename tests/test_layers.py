@@ -21,7 +21,7 @@ fill importers trace_stats trace workloads
 calibrate cost
 kvcache
 policies
-clock batching scheduler replica reference
+clock links batching scheduler replica reference
 agent cluster
 config laws
 arrivals sources

@@ -274,6 +274,25 @@ def test_stealing_shortens_the_wait_and_moves_each_call_once() -> None:
     assert helped.notes["moved"].startswith(f"{int((helped.calls['replica'] == 1).sum())} ")
 
 
+def test_a_stolen_call_brings_what_is_cached_of_it() -> None:
+    calls = (Call("0", 160, 16), Call("1", 16, 16, "0", 176, ("0",)))
+    tasks = [Task(f"t{i}", calls, arrival_ps=i) for i in range(10)]
+    first = f"{Path(__file__).parent / 'policies' / 'lopsided.py'}:first"
+    two = config(
+        gpus=2, route=first, max_num_seqs=2, num_gpu_blocks_override=400, balance="steal", balance_epoch_s=0.01
+    )
+    costs = constant_calibration(10**9, prefill_token_ps=10**8)
+    carried = simulate(two, tasks, calibration=costs)
+    alone = simulate(replace(two, balance_carries=False), tasks, calibration=costs)
+    assert alone.calls["carried_tokens"].sum() == 0
+    assert alone.calls["regenerated_elsewhere_tokens"].sum() > 0
+    moved = carried.calls["carried_tokens"] > 0
+    assert moved.any()
+    assert (carried.calls["hit_tokens"][moved] >= carried.calls["carried_tokens"][moved]).all()
+    assert carried.calls["regenerated_elsewhere_tokens"][moved].sum() == 0
+    assert "GiB on average" in carried.notes["carried"]
+
+
 # ---- in the engine
 
 

@@ -18,7 +18,7 @@ class Steal:
     the last epoch; else, if the largest load is more than `ratio` times the smallest, the least loaded replica. The
     victim is drawn from the replicas with a waiting call whose load is more than `ratio` times the thief's, and two
     calls more, a guard against thrashing. Load is the number of calls in flight, as routers count it; waiting calls are
-    those of a replica's last boundary. A call moves once at most; its context is computed again where it goes.
+    those of a replica's last boundary. A call moves once at most.
     """
 
     def __init__(self, *, ratio: float = 2.0, most: int = 4) -> None:
