@@ -16,7 +16,7 @@ from sagasim.kvcache import BlockTable
 from sagasim.plan import PlannedCall
 from sagasim.seams import IdleContext, ReplicaView, Request
 
-__all__ = ["EngineSettings", "InFlight", "Logs", "WaitingQueue", "boundary_priority", "log_call"]
+__all__ = ["EngineSettings", "InFlight", "Logs", "WaitingQueue", "boundary_priority", "log_call", "log_failure"]
 
 _AGENT_PRIORITY = EventPriority(1)  # after the boundaries of the same time
 
@@ -66,6 +66,11 @@ class InFlight(Event, BlockTable):
         self.plan = plan
         self.request = request
         self.submitted = submitted
+        self.reset()
+
+    def reset(self) -> None:
+        """As it was when sent: nothing of it is computed anywhere."""
+        plan = self.plan
         self.runs = []  # its block table
         self.known = plan.prompt_tokens  # tokens to prefill when it is next admitted, of which
         self.computed = 0  # are already scheduled
@@ -108,10 +113,10 @@ class WaitingQueue:
         self._preempted += 1
         heapq.heappush(self.heap, ((0, -self._preempted), call))
 
-    def withdraw(self, inbox: list[InFlight]) -> InFlight | None:
-        """Take out the oldest call, of these and those in the inbox, that never started and was not moved before."""
+    def withdraw(self, inbox: list[InFlight], *, moved: bool) -> InFlight | None:
+        """Take out the oldest call, of these and the inbox, that never started; moved: also one moved before."""
         waiting = [call for _, call in self.heap]
-        pending = [call for call in (*inbox, *waiting) if call.admitted < 0 and not call.moved]
+        pending = [call for call in (*inbox, *waiting) if call.admitted < 0 and (moved or not call.moved)]
         if not pending:
             return None
         oldest = min(pending, key=lambda call: (call.submitted, call.plan.task.number, call.plan.index))
@@ -136,6 +141,13 @@ class Logs:
 
     calls: Table
     occupancy: Table
+
+
+def log_failure(logs: Logs, view: ReplicaView, busy_ps: int, now: int) -> None:
+    """A replica has lost all that it had."""
+    view.waiting = view.running = 0
+    table = logs.occupancy
+    table.append(table.pack(now, view.replica, 0, 0, 0, 0, busy_ps))
 
 
 def log_call(logs: Logs, call: InFlight, view: ReplicaView, now: int) -> None:

@@ -9,10 +9,13 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagasim.errors import CalibrationError, ConfigError, ResultsError, nearest
-from sagasim.hardware import DTYPES, data_dir
+from sagasim.hardware import DTYPES, data_dir, gpu_ids, model_ids
+
+if TYPE_CHECKING:
+    from sagasim.recorded import RecordedRun
 
 __all__ = ["add_options", "check_command", "fit_command", "show_command", "validate_command"]
 
@@ -68,9 +71,16 @@ def fit_command(args: argparse.Namespace) -> str:
     if not args.tp.isdigit() or int(args.tp) < 1:
         raise ConfigError(f"{args.tp!r} does not fit", where="--tp", expected="a whole number >= 1")
     calibration = fit(args.source, Path(args.folder), args.gpu, args.model, int(args.tp), args.dtype)
-    write_calibration(Path(args.out), checked_calibration(calibration, args.out))
+    checked = checked_calibration(calibration, args.out)
+    named = _named("calibration", Path(args.out))
+    write_calibration(Path(args.out), checked)
     carried = Report(Path(args.out).stem, args.folder, [], calibration["provenance"]["residuals"])
-    return f"{check_text(carried, aligned)}\ncalibration in {args.out}"
+    return f"{check_text(carried, aligned)}\n{named}"
+
+
+def _named(what: str, path: Path) -> str:
+    """What stands in which file, and whether another file makes way for it."""
+    return f"{what} in {path}{', in place of an older file' if path.is_file() else ''}"
 
 
 def check_command(args: argparse.Namespace) -> str:
@@ -89,8 +99,9 @@ def check_command(args: argparse.Namespace) -> str:
     if args.no_figures or not report.compared:
         return text
     figure = Path(args.figure or f"check-{path.stem}.png")
+    named = _named("figure", figure)
     draw_check(report, figure)
-    return f"{text}\nfigure in {figure}"
+    return f"{text}\n{named}"
 
 
 def show_command(args: argparse.Namespace) -> str:
@@ -113,12 +124,12 @@ def validate_command(args: argparse.Namespace, progress: Callable[[int, int], No
         raise _missing(error) from error
     lines = [text]
     if args.json is not None:
+        lines.append(_named("numbers", Path(args.json)))
         _write_json(Path(args.json), document)
-        lines.append(f"numbers in {args.json}")
     if not args.no_figures:
         figure = Path(args.figure or name)
+        lines.append(_named("figure", figure))
         draw(figure)
-        lines.append(f"figure in {figure}")
     return "\n".join(lines)
 
 
@@ -134,21 +145,30 @@ def _run(args: argparse.Namespace, paths: list[Path]) -> _Told:
 
     if len(paths) > 1:
         raise ConfigError(f"{len(paths)} calibrations of one run", where="--calibration", expected="one")
-    path = paths[0] if paths else _embedded_for(read_run_folder(Path(args.run)).instance, args.run)
+    path = paths[0] if paths else _embedded_for(read_run_folder(Path(args.run)))
     validation = validate_run(Path(args.run), load_calibration(path), model=args.model, gpu=args.gpu)
     document = {**validation.document(), "calibration": str(path)}
     text = f"{validation_text(validation, aligned)}\ncalibration: {path.name}"
     return text, document, lambda figure: draw_validation(validation, figure), f"validation-{path.stem}.png"
 
 
-def _embedded_for(instance: dict[str, Any], folder: str) -> Path:
+def _embedded_for(run: RecordedRun) -> Path:
     """The embedded calibration of a run's hardware and model."""
-    model = str(instance.get("model_name", "")).rsplit("/", 1)[-1].lower()
-    name = f"{str(instance.get('hardware', '')).lower()}-{model}-tp{instance.get('tp_size', 1)}-bf16"
-    path = data_dir() / "calibration" / f"{name}.json"
+    from sagasim.calibrate.tables import plain_name
+
+    tp = int(run.option("tensor_parallel_size") or run.instance.get("tp_size") or 1)
+    gpu, model = (
+        max((name for name in ids() if plain_name(name) in plain_name(told)), key=len, default="")
+        for told, ids in ((run.hardware, gpu_ids), (run.model, model_ids))
+    )
+    path = data_dir() / "calibration" / f"{gpu}-{model}-tp{tp}-bf16.json"
     if not path.is_file():
-        expected = "--calibration FILE, written by `sagasim calibrate fit`"
-        raise CalibrationError(f"no embedded calibration {name}", where=folder, expected=expected)
+        what = (
+            f"no embedded calibration of '{run.model or 'an unnamed model'}' on {tp} '{run.hardware or 'unnamed GPU'}'"
+        )
+        raise CalibrationError(
+            what, where=str(run.folder), expected="--calibration FILE, written by `sagasim calibrate fit`"
+        )
     return path
 
 
@@ -175,8 +195,10 @@ def _calibration_path(name: str) -> Path:
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
+    from sagasim.calibrate.files import write_whole
+
     try:
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
     except OSError as error:
         raise ResultsError(f"cannot be written ({error.strerror})", where=str(path)) from error
 

@@ -31,14 +31,18 @@ class Engine(Protocol):
     def submit(self, call: InFlight) -> None: ...
     def arrived(self, now: int) -> None: ...
     def observe(self, call: InFlight, now: int) -> None: ...
-    def withdraw(self, now: int) -> InFlight | None: ...
+    def withdraw(self, now: int, *, moved: bool = False) -> InFlight | None: ...
     def cached_blocks(self, call: InFlight, now: int) -> int: ...
+    def lose(self, now: int) -> None: ...
 
 
 class Cluster:
     """Routes calls to replicas by a policy."""
 
-    __slots__ = ("_outbox", "_rng", "_route", "_sees_cache", "_workflow", "balancer", "env", "replicas", "views")
+    __slots__ = (
+        "_moved", "_outbox", "_rng", "_route", "_sees_cache", "_workflow", "balancer", "env", "placed", "replicas",
+        "views",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -59,6 +63,8 @@ class Cluster:
         self._workflow = workflow
         self._outbox: list[InFlight] = []
         self.balancer: Balancer | None = None
+        self.placed: dict[InFlight, int] | None = None  # where each call is; kept only where replicas may fail
+        self._moved: Callable[[str, int], None] | None = getattr(route, "moved", None)
 
     def submit(self, plan: PlannedCall) -> Event:
         """Send a call now; the event succeeds when its last token is there and its tools are done."""
@@ -113,10 +119,46 @@ class Cluster:
             raise PolicyError(
                 f"routes to {chosen!r}", where="route policy", expected=f"an index from 0 to {len(replicas) - 1}"
             )
+        if self.placed is not None:
+            chosen = self._available(call, chosen)
         replicas[chosen].submit(call)
         if self.balancer is not None:
             self.balancer.wake(now)
         return chosen
+
+    def _available(self, call: InFlight, chosen: int) -> int:
+        """The chosen replica, or the least loaded one that can take the call; its router is told."""
+        views = self.views
+        if not views[chosen].available:
+            chosen = min([view.replica for view in views if view.available], key=lambda i: (views[i].loads[i], i))
+            if self._moved is not None:
+                self._moved(call.request.task, chosen)
+        assert self.placed is not None
+        self.placed[call] = chosen
+        return chosen
+
+    def fail(self, number: int, now: int, *, drain: bool) -> int:
+        """A replica fails, or is drained: its calls, or those that have not started, begin again elsewhere.
+
+        Returns how many. What a failed replica had in its cache is gone.
+        """
+        assert self.placed is not None
+        view, replica = self.views[number], self.replicas[number]
+        view.available = False
+        if drain:
+            calls = []
+            while (call := replica.withdraw(now, moved=True)) is not None:
+                calls.append(call)
+        else:
+            calls = [call for call, place in self.placed.items() if place == number]
+            replica.lose(now)
+            view.loads[number] -= len(calls)
+        calls.sort(key=lambda call: (call.plan.task.number, call.plan.index))
+        for call in calls:
+            call.reset()
+        for chosen in dict.fromkeys([self._send(call, now) for call in calls]):
+            self.replicas[chosen].arrived(now)
+        return len(calls)
 
 
 class Balancer:
@@ -164,7 +206,7 @@ class Balancer:
         for source, target in self._decide(cluster.views, now, self._rng):
             if source == target or not (0 <= source < len(cluster.views) and 0 <= target < len(cluster.views)):
                 raise PolicyError(f"moves {source} to {target}", where="balance policy", expected="two replicas")
-            call = cluster.replicas[source].withdraw(now)
+            call = cluster.replicas[source].withdraw(now) if cluster.views[target].available else None
             if call is not None:
                 self.moves += 1
                 self._carry(call, source, target, now)
@@ -175,17 +217,21 @@ class Balancer:
 
     def _carry(self, call: InFlight, source: int, target: int, now: int) -> None:
         """Hand the call over, after what is cached of its prompt has been copied, if that is wanted."""
-        replicas = self._cluster.replicas
+        cluster = self._cluster
+        replicas = cluster.replicas
         blocks = replicas[source].cached_blocks(call, now) if self.links is not None else 0
 
-        loads = self._cluster.views[target].loads
+        loads = cluster.views[target].loads
+        if cluster.placed is not None:
+            del cluster.placed[call]
 
         def arrive() -> None:
             loads[target] -= 1
-            call.carried = blocks
-            call.carried_tokens = blocks * BLOCK_TOKENS
-            replicas[target].submit(call)
-            replicas[target].arrived(int(self._cluster.env.now))
+            place = target if cluster.placed is None else cluster._available(call, target)
+            call.carried = blocks if place == target else 0
+            call.carried_tokens = call.carried * BLOCK_TOKENS
+            replicas[place].submit(call)
+            replicas[place].arrived(int(cluster.env.now))
 
         loads[target] += 1  # it counts there while it is on the way
         if self.links is None or not blocks:

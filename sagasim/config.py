@@ -86,6 +86,7 @@ class Config:
     stop: str = "eos"  # eos: the stop is seen only in the output; length: it is foreseen
     reserve_full_prompt: bool = False  # as vLLM 0.19 does: a call starts only if there is room for its whole prompt
     evict_batch_blocks: int = 64  # a scored eviction frees this many blocks at a time
+    failures: str | None = None  # replicas that fail or are drained, and when: see failures.py
     reference: bool = False  # every step and every block singly
 
 

@@ -61,21 +61,25 @@ class KVCache:
 
     def __init__(self, num_blocks: int, replica: int, *, rank: Ranker | None = None, batch: int = 1) -> None:
         self.num_blocks = num_blocks
-        self.free = num_blocks
-        self.cached = 0
         self.evicted = 0
-        self.held = 0  # blocks that calls held when the last boundary began, for a scored eviction
         self._replica = replica
         self._rank = rank
         self._batch = batch
         self.scored = rank is not None
-        self.blank = num_blocks  # free blocks that hold nothing; kept only for a scored eviction
+        self.clear()
+
+    def clear(self) -> None:
+        """All blocks are free and hold nothing."""
+        self.free = self.num_blocks
+        self.cached = 0
+        self.held = 0  # blocks that calls held when the last boundary began, for a scored eviction
+        self.blank = self.num_blocks  # free blocks that hold nothing; kept only for a scored eviction
         self._index: dict[Branch, list[Run]] = {}  # in order of registration
         self._duplicated: set[Branch] = set()  # branches that have held a block twice
         self._holders: set[BlockTable] = set()
         self._queue = Run(None, 0, 0)  # sentinel: next is the head, prev the tail
-        if rank is None:
-            self._append(Run(None, 0, num_blocks))
+        if not self.scored:
+            self._append(Run(None, 0, self.num_blocks))
 
     # ---- looking
 

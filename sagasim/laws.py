@@ -23,8 +23,16 @@ from sagasim.units import BLOCK_TOKENS
 __all__ = ["check_log", "check_tasks"]
 
 
-def check_log(calls: Columns, tasks: Columns, occupancy: Columns, replicas: Columns, max_num_seqs: int) -> None:
-    """The laws that need nothing but the log."""
+def check_log(
+    calls: Columns,
+    tasks: Columns,
+    occupancy: Columns,
+    replicas: Columns,
+    *,
+    max_num_seqs: int,
+    began_again: bool = False,
+) -> None:
+    """The laws that need nothing but the log. began_again: replicas failed, and calls left traces elsewhere."""
     finished = np.bincount(calls["task"], minlength=len(tasks["task"]))
     _hold("every call is finished once", (finished == tasks["calls"]) | (tasks["finished_ps"] == UNFINISHED))
     _hold("no call is finished twice", finished <= tasks["calls"])
@@ -35,7 +43,7 @@ def check_log(calls: Columns, tasks: Columns, occupancy: Columns, replicas: Colu
     _hold("several tokens take time", (calls["first_token_ps"] < calls["finished_ps"]) | ~several)
     _hold("hits are whole blocks", calls["hit_tokens"] % BLOCK_TOKENS == 0)
     _hold("a hit leaves a token to compute", calls["hit_tokens"] < calls["prompt_tokens"])
-    if not replicas["in_flight"].any():  # calls that were cut off are not in the log, what they computed could be hit
+    if not began_again and not replicas["in_flight"].any():  # what others computed could be hit, but is not in the log
         _hold("hits were computed before", _computed_before(calls) >= calls["hit_tokens"])
     total = replicas["num_blocks"][occupancy["replica"]]
     _hold("blocks suffice", occupancy["held_blocks"] + occupancy["cached_blocks"] <= total)

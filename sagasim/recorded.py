@@ -6,6 +6,7 @@ vllm_timeseries.csv and validation_summary.txt, of which only the requests must 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
@@ -56,6 +57,16 @@ class RecordedRun:
         return None
 
     @property
+    def model(self) -> str:
+        """The model as the run names it; empty where it does not."""
+        return str(self.instance.get("model_name") or self.option("model") or self.meta.get("model") or "")
+
+    @property
+    def hardware(self) -> str:
+        """The GPU as the run names it; empty where it does not."""
+        return str(self.instance.get("hardware") or self.meta.get("hardware") or "")
+
+    @property
     def instance(self) -> dict[str, Any]:
         """The first serving instance of config.json: model, hardware, memory and links."""
         for node in self.config.get("nodes") or []:
@@ -81,7 +92,7 @@ def _first(folder: Path, *names: str) -> Path | None:
 def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise TraceError(f"cannot be read ({error})", where=str(path)) from error
 
@@ -140,9 +151,18 @@ def _series(folder: Path) -> list[dict[str, float]]:
     if path is None:
         return []
     try:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(_text(path).splitlines())]
-    except (ValueError, TypeError, csv.Error) as error:
+        return [_numbers(row) for row in csv.DictReader(_text(path).splitlines())]
+    except csv.Error as error:
         raise TraceError(f"not a time series ({error})", where=str(path), expected="columns of numbers") from error
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    """The cells that hold numbers."""
+    found = {}
+    for key, value in row.items():
+        with contextlib.suppress(ValueError, TypeError):
+            found[key] = float(value)
+    return found
 
 
 def _summary(folder: Path) -> dict[str, float]:

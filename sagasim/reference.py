@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from simpy import Environment, Event
 
-from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, boundary_priority, log_call
+from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, boundary_priority, log_call, log_failure
 from sagasim.core import Task
 from sagasim.cost import StepCost
 from sagasim.errors import LawError
@@ -79,15 +79,18 @@ class ReferenceCache:
 
     def __init__(self, num_blocks: int, *, rank: Ranker | None, batch: int) -> None:
         self.num_blocks = num_blocks
-        self.queue: OrderedDict[int, Block] = OrderedDict()  # free blocks, next to be taken first
-        self.found: dict[Name, list[Block]] = {}
         self.ever: set[Name] = set()
         self.evicted = 0
-        self.held = 0  # blocks that calls held when the last boundary began
-        self.cached = 0  # free blocks that can be found
         self._rank = rank
         self._batch = batch
-        for _ in range(num_blocks):
+        self.clear()
+
+    def clear(self) -> None:
+        self.queue: OrderedDict[int, Block] = OrderedDict()  # free blocks, next to be taken first
+        self.found: dict[Name, list[Block]] = {}
+        self.held = 0  # blocks that calls held when the last boundary began
+        self.cached = 0  # free blocks that can be found
+        for _ in range(self.num_blocks):
             self._put(Block())
 
     @property
@@ -227,6 +230,7 @@ class ReferenceReplica:
         self.in_flight: deque[_Batch] = deque()
         self.steps = self.busy = self.executed = self.preemptions = self.events = self.releases = 0
         self.step_end = 0  # of the last step launched
+        self.next: Event | None = None  # the boundary that counts
 
     def submit(self, call: InFlight) -> None:
         self.inbox.append(call)
@@ -238,13 +242,22 @@ class ReferenceReplica:
             self.cache.held = self.cache.num_blocks - self.cache.free
             self._schedule_all(now, now + 1)
 
-    def withdraw(self, now: int) -> InFlight | None:  # noqa: ARG002 - every boundary is an event anyway
-        call = self.waiting.withdraw(self.inbox)
+    def withdraw(self, now: int, *, moved: bool = False) -> InFlight | None:  # noqa: ARG002 - every boundary is an event anyway
+        call = self.waiting.withdraw(self.inbox, moved=moved)
         if call is not None:
             self.states.pop(call, None)
             self.view.waiting -= 1
             self.view.loads[self.view.replica] -= 1
         return call
+
+    def lose(self, now: int) -> None:
+        self.next = None
+        self.busy -= max(0, self.step_end - now)
+        self.step_end = min(self.step_end, now)
+        self.inbox, self.states, self.running, self.in_flight = [], {}, [], deque()
+        self.waiting.heap = []
+        self.cache.clear()
+        log_failure(self.logs, self.view, self.busy, now)
 
     def cached_blocks(self, call: InFlight, now: int) -> int:  # noqa: ARG002 - the state is always that of now
         limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
@@ -256,7 +269,9 @@ class ReferenceReplica:
 
     # ---- boundaries
 
-    def _boundary(self, _: Event) -> None:
+    def _boundary(self, event: Event) -> None:
+        if event is not self.next:
+            return  # of a step that a failure cut off
         now = int(self.env.now)
         self.cache.held = self.cache.num_blocks - self.cache.free
         self._update(self.in_flight.popleft(), now)
@@ -300,6 +315,7 @@ class ReferenceReplica:
             boundary._ok = True
             boundary._value = None
             boundary.callbacks = [self._boundary]
+            self.next = boundary
             self.env.schedule(boundary, boundary_priority(self.view.replica), self.in_flight[0].end - now)
         elif self.inbox:
             self.arrived(now)

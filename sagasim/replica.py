@@ -15,7 +15,7 @@ from typing import Any
 
 from simpy import Event
 
-from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, boundary_priority
+from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, boundary_priority, log_failure
 from sagasim.clock import Clock
 from sagasim.cost import StepCost, first_beyond
 from sagasim.errors import LawError
@@ -88,9 +88,9 @@ class Replica(Scheduler):
             if at < self.alarm_at:
                 self._set_alarm(steps, at)
 
-    def withdraw(self, now: int) -> InFlight | None:
+    def withdraw(self, now: int, *, moved: bool = False) -> InFlight | None:
         """Give up the oldest call that waits and never started, for another replica; None if there is none."""
-        call = self.waiting.withdraw(self.inbox)
+        call = self.waiting.withdraw(self.inbox, moved=moved)
         if call is not None:
             view = self.view
             view.waiting -= 1
@@ -100,6 +100,16 @@ class Replica(Scheduler):
             if at < self.alarm_at:  # what waited behind it may start
                 self._set_alarm(steps, at)
         return call
+
+    def lose(self, now: int) -> None:
+        """Forget every call and every block; a step under way has kept the GPUs busy up to now."""
+        self.settle(now)
+        self.busy -= max(0, self.step_end - now)
+        self.step_end = min(self.step_end, now)
+        self.clear()
+        self.alarm = None
+        self.jump = 0
+        log_failure(self.logs, self.view, self.busy, now)
 
     def cached_blocks(self, call: InFlight, now: int) -> int:
         """Leading blocks of the call's prompt that are cached here, as of the last boundary."""

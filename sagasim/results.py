@@ -120,6 +120,9 @@ def write_run(folder: Path, result: Result, summary: Mapping[str, Any]) -> None:
             _write_table(folder / f"{name}.parquet", columns)
     except OSError as error:
         raise ResultsError(f"cannot be written: {error.strerror or error}", where="results") from None
+    except UnicodeEncodeError as error:  # the path of a trace below a folder of another encoding
+        what = f"a name that is no text: {printable(error.object)}"
+        raise ResultsError(what, where="results", expected="names of files and folders in UTF-8") from None
     write_json(folder / "summary.json", summary)
 
 
@@ -165,7 +168,8 @@ def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
         else column
         for column in columns.values()
     ]
-    parquet.write_table(pa.Table.from_arrays(arrays, names=list(columns)), path, compression="zstd")
+    with path.open("wb") as file:  # pyarrow opens no path that is not UTF-8
+        parquet.write_table(pa.Table.from_arrays(arrays, names=list(columns)), file, compression="zstd")
 
 
 def read_run(folder: str | Path) -> Result:

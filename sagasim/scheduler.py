@@ -67,21 +67,27 @@ class Scheduler:
         self.waiting = waiting
         self.logs = logs
         self.on_finish = on_finish
+        self.step = 0  # last step decided
+        self.step_end = 0  # when it ends
+        self.boundary = 0  # when the next step is decided
+        self.tickets = self.releases = self.steps = self.busy = self.preemptions = 0
+        self.changes = 0  # admissions, preemptions and ends
+        self.clear()
+
+    def clear(self) -> None:
+        """No call is here, and nothing is cached."""
         self.inbox: list[InFlight] = []  # arrived since the last decision
         self.running: dict[InFlight, None] = {}  # in order of admission
         self.prefilling: set[InFlight] = set()  # those of them whose prompt is not yet scheduled to its end
         self.ends: list[tuple[int, int, InFlight]] = []  # (step, ticket, call): step after whose end something leaves
-        self.step = 0  # last step decided
-        self.step_end = 0  # when it ends
-        self.boundary = 0  # when the next step is decided
         self.idle = True
         self.blocked = False  # the head of the queue waits for memory or a place
         self.decodes = 0
         self.offset_sum = 0
         self.offset_max = _NOTHING
         self.residues = [0] * (2 * BLOCK_TOKENS)  # decodes by -offset modulo block size, twice over
-        self.tickets = self.releases = self.steps = self.busy = self.preemptions = 0
-        self.changes = 0  # admissions, preemptions and ends
+        self.waiting.heap = []
+        self.cache.clear()
 
     # ---- the step
 

@@ -99,13 +99,24 @@ class ReplicaView:
     loads: calls in flight of every replica, one list that all views share; a rule that compares them all reads it once.
     """
 
-    __slots__ = ("free_blocks", "hit_tokens", "loads", "node", "num_blocks", "replica", "running", "waiting")
+    __slots__ = (
+        "available",
+        "free_blocks",
+        "hit_tokens",
+        "loads",
+        "node",
+        "num_blocks",
+        "replica",
+        "running",
+        "waiting",
+    )
 
     def __init__(self, replica: int, node: int, num_blocks: int, loads: list[int]) -> None:
         self.replica = replica
         self.node = node
         self.num_blocks = num_blocks
         self.loads = loads
+        self.available = True  # not failed or drained; what a rule sends elsewhere goes to the least loaded available
         self.waiting = 0
         self.running = 0
         self.free_blocks: int | None = None  # idle cached blocks included

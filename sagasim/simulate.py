@@ -19,6 +19,7 @@ from sagasim.core import Task
 from sagasim.cost import StepCost, checked_calibration, load_calibration
 from sagasim.errors import CalibrationError, ConfigError, TraceError, nearest
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns, Table, digest
+from sagasim.failures import parse_failures, schedule_failures
 from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
 from sagasim.kvcache import KVCache
 from sagasim.laws import check_log
@@ -111,6 +112,10 @@ def simulate(
     cluster = Cluster(env, engines, router, rng, sees_cache=route.sees_cache, workflow=workflow)
     if config.balance != "none":
         _balance(config, cluster, router, workflow)
+    failed: list[str] = []
+    if config.failures is not None:
+        failed = schedule_failures(parse_failures(config.failures, len(replicas)), cluster)
+        told.placed = cluster.placed
     checked = _checked(tasks, config)
     closed = config.concurrency if config.arrivals == "closed" else None
     agents = Agents(env, checked, cluster.submit, ends, concurrency=closed, ended=told.left)
@@ -127,7 +132,8 @@ def simulate(
     calls, occupancy = logs.calls.columns("task", "call"), logs.occupancy.columns("time_ps", "replica")
     columns = _replica_columns(replicas, calls)
     task_log = ends.columns("task")
-    check_log(calls, task_log, occupancy, columns, settings.max_num_seqs)
+    seats, began_again = settings.max_num_seqs, config.failures is not None
+    check_log(calls, task_log, occupancy, columns, max_num_seqs=seats, began_again=began_again)
     return Result(
         config,
         calls,
@@ -137,13 +143,15 @@ def simulate(
         agents.task_names,
         list(agents.tenants),
         sum(replica.executed for replica in replicas),
-        _notes(workflow, cluster.balancer),
+        _notes(workflow, cluster.balancer, failed),
     )
 
 
-def _notes(workflow: Any, balancer: Balancer | None) -> dict[str, str]:
-    """What policies have to say about the run."""
+def _notes(workflow: Any, balancer: Balancer | None, failed: list[str]) -> dict[str, str]:
+    """What policies have to say about the run, and which replicas were out."""
     notes: dict[str, str] = dict(workflow.notes()) if hasattr(workflow, "notes") else {}
+    if failed:
+        notes["replicas"] = ", ".join(failed)
     if balancer is not None:
         notes["moved"] = f"{balancer.moves:,} waiting calls to another replica"
         links = balancer.links
@@ -164,6 +172,7 @@ class _Told:
     ) -> None:
         self.workflow = workflow
         self.forgets: list[Callable[[PlannedTask], None]] = []
+        self.placed: dict[InFlight, int] | None = None
         self._env = env
         self._progress = progress
         self._count = 0
@@ -173,6 +182,8 @@ class _Told:
         self._count += 1
         if self._progress is not None and self._count % _PROGRESS_CALLS == 0:
             self._progress(self._count, now)
+        if self.placed is not None:
+            del self.placed[call]
         if self.workflow is not None:
             plan = call.plan
             tools = tuple(tool.name for tool in plan.task.task.calls[plan.index].tools)

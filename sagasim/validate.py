@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sagasim.calibrate.tables import plain_name
 from sagasim.config import Config
 from sagasim.core import Call, Task
 from sagasim.errors import ConfigError
@@ -83,21 +84,22 @@ def _config(run: RecordedRun, calibration: dict[str, Any], model: str, gpu: str,
     if tp != calibration["tp"]:
         what = f"the run has tensor parallelism {tp}, the calibration {calibration['tp']}"
         raise ConfigError(what, where=where, expected=f"a calibration fitted with --tp {tp}")
-    hardware = str(run.instance.get("hardware", "")).lower()
-    if hardware and hardware != calibration["gpu"]:
+    hardware = run.hardware
+    if hardware and plain_name(calibration["gpu"]) not in plain_name(hardware):
         what = f"the run is of '{hardware}', the calibration of '{calibration['gpu']}'"
         raise ConfigError(what, where=where, expected="a calibration of the run's GPU")
     for option in ("data_parallel_size", "pipeline_parallel_size"):
         if int(run.option(option) or 1) > 1:
             raise ConfigError(f"{option} = {run.option(option)}", where=where, expected="1: one replica")
-    block = int(run.option("block_size") or BLOCK_TOKENS)
-    if block != BLOCK_TOKENS:
-        raise ConfigError(f"KV blocks of {block} tokens", where=where, expected=f"{BLOCK_TOKENS}")
+    if run.model and plain_name(calibration["model"]) not in plain_name(run.model):
+        notes.append(f"the run is of '{run.model}', the calibration of '{calibration['model']}'")
     shape = load_model(model)
     budget, seqs = (
         int(run.option(name) or default) for name, default in (("max_num_batched_tokens", 2048), ("max_num_seqs", 256))
     )
     longest = max(request.input_tokens + request.output_tokens for request in run.requests)
+    if missing := [name for name in ("max_num_batched_tokens", "max_num_seqs") if not run.option(name)]:
+        notes.append(f"not recorded: {', '.join(missing)}; vLLM's default of {budget} tokens and {seqs} sequences")
     asynchronous, how = _asynchronous(run)
     notes.append(f"asynchronous scheduling {'on' if asynchronous else 'off'} ({how})")
     reserve = bool(run.option("scheduler_reserve_full_isl"))
@@ -142,10 +144,11 @@ def _asynchronous(run: RecordedRun) -> tuple[bool, str]:
 
 def _blocks(run: RecordedRun, config: Config, dtype: str, notes: list[str]) -> int:
     """KV blocks, the null block included: recorded, or from memory, utilisation and weights."""
-    recorded = run.option("num_gpu_blocks")
+    recorded, size = run.option("num_gpu_blocks"), int(run.option("block_size") or BLOCK_TOKENS)
     if recorded:
-        blocks = int(recorded)
-        notes.append(f"KV blocks: {blocks:,}, recorded in vllm_meta.json")
+        blocks = int(recorded) * size // BLOCK_TOKENS
+        told = "" if size == BLOCK_TOKENS else f" as {int(recorded):,} of {size} tokens"
+        notes.append(f"KV blocks: {blocks:,}, recorded in vllm_meta.json{told}")
     else:
         memory = run.instance.get("npu_mem") or {}
         share = float(run.option("gpu_memory_utilization") or memory.get("mem_util") or 0.9)
@@ -164,7 +167,7 @@ def _cross_check(run: RecordedRun, blocks: int) -> str:
     implied = []
     for row in run.series:
         used, waiting = row.get("kv_cache_pct", 0.0), row.get("waiting", 1.0)
-        if 10.0 < used < 95.0 and not waiting:
+        if 10.0 < used < 95.0 and not waiting and "t" in row:
             held = sum(-(-tokens // BLOCK_TOKENS) for tokens in _in_flight(run, row["t"]))
             implied.append(held / used * 100.0)
     if not implied:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sagasim.calibrate.files import write_whole
 from sagasim.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ __all__ = ["draw_check", "draw_curves", "draw_errors", "draw_validation"]
 
 _REAL, _TOLD, _FAINT = "#000000", "#D55E00", "#BBBBBB"  # black, and two that colour-blind readers tell apart
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MOST_SHOWN = 1.0  # per cent: a panel of errors shows at least this much up and down
 _AXES = {"ttft_s": "time to first token (s)", "tpot_s": "time per output token (s)", "e2e_s": "end to end (s)"}
 
 
@@ -34,9 +37,13 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _saved(figure: Figure, path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ResultsError(f"no figure ({path.suffix or 'no suffix'})", where=str(path), expected="a name in .png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110, metadata={"Software": None})
     try:
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-    except (OSError, ValueError) as error:
+        write_whole(path, drawn.getvalue())
+    except OSError as error:
         raise ResultsError(f"no figure ({error})", where=str(path), expected="a .png that can be written") from error
 
 
@@ -64,7 +71,7 @@ def draw_check(report: Report, path: Path) -> None:
     columns = 3
     rows = -(-len(compared) // columns)
     figure = _figure(11, 2.6 * rows + 0.4)
-    figure.suptitle(report.title, fontsize=10)
+    figure.suptitle(f"{report.title}: a point for every measured row", fontsize=10)
     panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axes, one in zip(panels, compared, strict=False):
         error = 100.0 * (one.told / one.measured - 1.0)
@@ -74,11 +81,14 @@ def draw_check(report: Report, path: Path) -> None:
         row = ranked[one.term]
         axes.set_title(f"{one.term}: MAPE {row['mape']:.1%}, bias {row['bias']:+.1%}", fontsize=8)
         axes.set_xlabel("measured (us)", fontsize=8)
-        axes.tick_params(labelsize=7)
+        largest = max(MOST_SHOWN, 1.05 * float(np.abs(error).max()))
+        axes.set_ylim(-largest, largest)
+        axes.tick_params(labelsize=7, which="both")
         axes.grid(alpha=0.3)
+    for axes in panels[::columns]:
+        axes.set_ylabel("error (%)", fontsize=8)
     for axes in panels[len(compared) :]:
         axes.set_axis_off()
-    panels[0].set_ylabel("error (%)", fontsize=8)
     _saved(figure, path)
 
 
@@ -99,11 +109,11 @@ def draw_curves(report: CurveReport, path: Path) -> None:
         every = [(point.ttft_ms, point.tpot_ms)[index] for point in report.points]
         line = np.array([0.7 * min(every), 1.4 * max(every)])
         panel.plot(line, line, color=_REAL, linewidth=0.8)
-        panel.fill_between(line, 0.9 * line, 1.1 * line, color=_FAINT, alpha=0.4, linewidth=0)
+        panel.fill_between(line, 0.9 * line, 1.1 * line, color=_FAINT, alpha=0.4, linewidth=0, label="within 10 %")
         panel.set_xscale("log")
         panel.set_yscale("log")
         panel.set_xlabel(f"{name} measured (ms)")
-        panel.set_ylabel(f"{name} simulated (ms), grey: within 10 %")
+        panel.set_ylabel(f"{name} simulated (ms)")
         panel.grid(alpha=0.3)
     axes[0].legend(frameon=False, fontsize=8)
     _saved(figure, path)
@@ -115,10 +125,14 @@ def draw_errors(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     place = np.arange(len(rows))[::-1]
     over = [row["error"] > row["target"] for row in rows]
-    axes.barh(place, [100 * row["error"] for row in rows], color=[_TOLD if missed else _COLOURS[0] for missed in over])
+    for missed, colour, label in ((False, _COLOURS[0], "within the target"), (True, _TOLD, "missed")):
+        if (own := np.array(over) == missed).any():
+            errors = np.array([100 * row["error"] for row in rows])
+            axes.barh(place[own], errors[own], color=colour, label=label)
     axes.plot([100 * row["target"] for row in rows], place, "|", color=_REAL, markersize=12, label="target")
     axes.set_yticks(place, [row["what"] for row in rows], fontsize=7)
-    axes.set_xlabel("error (%)")
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlabel("mean absolute error; of runs, the error of the mean or p99 (%)")
     axes.grid(alpha=0.3, axis="x")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     _saved(figure, path)

@@ -150,6 +150,18 @@ def configs(draw: st.DrawFn, **fixed: Any) -> Config:
 
 
 @st.composite
+def failures(draw: st.DrawFn) -> str:
+    """Some of three replicas fail or are drained, one after the other, within the first 300 us."""
+    items, now = [], 0
+    for _ in range(draw(st.integers(1, 3))):
+        now += draw(st.integers(1, 60))
+        length = draw(st.integers(1, 40))
+        items.append(f"{draw(st.integers(0, 2))}@{now / 10**6:.6f}{draw(st.sampled_from('++~'))}{length / 10**6:.6f}")
+        now += length
+    return ",".join(items)
+
+
+@st.composite
 def calibrations(draw: st.DrawFn) -> dict[str, Any]:
     """Costs that make ties (everything constant), or none, or change slope within a call."""
     made = constant_calibration(

@@ -106,6 +106,38 @@ def test_curves(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert Path("validation-curves.png").stat().st_size > 10_000
 
 
+def test_the_embedded_calibration_is_found_by_other_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(RUN, run)
+    config = (run / "config.json").read_text()
+    config = config.replace("RTX4090", "NVIDIA GeForce RTX 4090").replace("Llama-3.1-8B", "Llama-3.1-8B-Instruct")
+    (run / "config.json").write_text(config)
+    assert "calibration: rtx4090-llama-3.1-8b-tp1-bf16.json" in call(capsys, "validate", str(run), "--no-figures")
+    (run / "config.json").unlink()
+    err = call(capsys, "validate", str(run), "--no-figures", code=2)
+    assert "no embedded calibration of 'meta-llama/Llama-3.1-8B' on 1 'unnamed GPU'" in err
+
+
+def test_files_that_make_way_are_named_and_none_is_half_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["validate", str(RUN), "--json", "v.json", "--figure", "v.png"]
+    assert "older file" not in call(capsys, *words)
+    told = call(capsys, *words)
+    assert "numbers in v.json, in place of an older file" in told
+    assert "figure in v.png, in place of an older file" in told
+    before = {path.name: path.read_bytes() for path in Path().iterdir()}
+
+    def interrupted(path: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        main(words)
+    assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
+    assert set(before) == {"v.json", "v.png"}
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 import shutil
@@ -15,13 +16,23 @@ from hypothesis import strategies as st
 
 from sagasim.calibrate import SOURCES, fit, write_calibration
 from sagasim.calibrate.attention import cached_structure, mixed_fit, mixed_us, prefill_fit, skew_share
-from sagasim.calibrate.fitting import Surface, increasing_fit, left_out, non_negative, residual, scales_near_one
+from sagasim.calibrate.fitting import (
+    Surface,
+    fewest_knots,
+    increasing_fit,
+    increasing_median,
+    left_out,
+    never_falling,
+    non_negative,
+    residual,
+    scales_near_one,
+)
 from sagasim.calibrate.linear import link_us, reached_experts
 from sagasim.calibrate.measured import read_measured
 from sagasim.calibrate.rank import checked_rank
 from sagasim.calibrate.tables import columns, find_table, read_table
 from sagasim.calibrate.told import Told
-from sagasim.cost import StepCost, checked_calibration, load_calibration
+from sagasim.cost import SHARE, StepCost, checked_calibration, load_calibration
 from sagasim.errors import CalibrationError
 from sagasim.hardware import data_dir, load_gpu, load_model
 
@@ -51,6 +62,45 @@ def test_a_fit_finds_a_curve_of_its_own_kind() -> None:
     assert increasing_fit(x, np.interp(x, knots, true), knots) == pytest.approx(true)
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_no_never_falling_curve_is_closer(y: list[int]) -> None:
+    """Against every never falling choice of values that were measured, among which a best one is."""
+    measured = np.array(y, dtype=np.float64)
+    values = never_falling(np.arange(1.0, len(y) + 1), measured)
+    assert (np.diff(values) >= 0).all()
+    every = itertools.combinations_with_replacement(sorted(set(y)), len(y))
+    best = min(np.abs(np.array(one) / measured - 1).sum() for one in every)
+    assert np.abs(values / measured - 1).sum() == pytest.approx(best)
+
+
+def test_rows_of_one_size_are_pooled() -> None:
+    assert never_falling(np.array([2.0, 1.0, 2.0]), np.array([5.0, 1.0, 3.0])).tolist() == [3.0, 1.0, 3.0]
+
+
+@given(st.lists(st.floats(1, 100), min_size=3, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_a_median_fit_with_every_knot_is_the_isotonic_one(y: list[float]) -> None:
+    x, measured = np.arange(1.0, len(y) + 1), np.array(y)
+    fitted = increasing_median(x, measured, x)
+    least = np.abs(never_falling(x, measured) / measured - 1).sum()
+    assert np.abs(fitted / measured - 1).sum() == pytest.approx(least, abs=1e-6)
+
+
+def test_outliers_do_not_draw_a_median_fit() -> None:
+    x, y = np.arange(1.0, 10.0), np.array([2.0, 2.0, 9.0, 2.0, 2.0, 2.0, 9.0, 2.0, 2.0])
+    assert increasing_median(x, y, np.array([1.0, 9.0])) == pytest.approx([2.0, 2.0])
+    assert increasing_fit(x, y, np.array([1.0, 9.0]))[0] > 2.05
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=20))
+def test_knots_on_a_line_are_left_out_without_a_trace(steps: list[int]) -> None:
+    knots, values = np.arange(1.0, len(steps) + 1), np.cumsum(np.array(steps, dtype=np.float64))
+    fewer = fewest_knots(knots, values)
+    assert np.interp(knots, *fewer) == pytest.approx(values)
+    assert len(fewer[0]) == 2 + int((np.diff(values, 2) != 0).sum())
+
+
 def test_rotating_the_rows_changes_no_solution() -> None:
     rng = np.random.default_rng(1)
     columns_, y = rng.random((50, 3)) + 0.1, rng.random(50) + 0.5  # enough rows to be rotated
@@ -66,6 +116,16 @@ def test_a_surface_meets_its_points_and_holds_the_share_beyond() -> None:
     assert surface.us(x[:, None], 10**x) == pytest.approx(3.0 * 10**x, rel=1e-6)
     far = np.array([9.0])
     assert surface.us(far[:, None], 10**far) == pytest.approx(3.0 * 10**far, rel=1e-6)
+
+
+def test_a_thin_plate_finds_a_plane_and_what_spans_none_is_taken_too() -> None:
+    grid = np.stack([axis.ravel() for axis in np.meshgrid([0.0, 1.0, 3.0], [0.0, 2.0, 5.0])], axis=1)
+    us = np.exp(0.3 * grid[:, 0] - 0.1 * grid[:, 1])
+    there = np.array([[2.0, 1.0], [0.5, 4.0]])
+    plate = Surface(grid[1:], us[1:], np.ones(8), smooth=True)
+    assert plate.us(there, np.ones(2)) == pytest.approx(np.exp(0.3 * there[:, 0] - 0.1 * there[:, 1]), rel=1e-4)
+    line = grid[:, 1] == 0.0
+    assert Surface(grid[line], us[line], np.ones(3), smooth=True).us(grid[line], np.ones(3)) == pytest.approx(us[line])
 
 
 def test_scales_of_exact_parts_are_one() -> None:
@@ -203,6 +263,35 @@ def test_members_of_a_profile_are_optional(tmp_path: Path) -> None:
         assert "derived" in {entry["status"] for entry in every}
         cost = StepCost(less, max_tokens=2048, max_seqs=64, asynchronous=True)
         assert cost.step(8, 8000, 1000, [(512, 300)]) > 0
+
+
+def test_a_profile_as_others_write_it(tmp_path: Path) -> None:
+    """Plain CSV with a byte order mark and Windows line ends, columns more, rows that failed, a GPU named in full."""
+    usual = fit("llmservingsim", profile(tmp_path / "a", 1), "rtxpro6000", "llama-3.1-8b", 1)
+    folder = profile(tmp_path / "b", 1)
+    for path in (folder / "tp1").glob("*.csv.gz"):
+        header, *rows = gzip.decompress(path.read_bytes()).decode().splitlines()
+        failed = ",".join("0" if part.replace(".", "").isdigit() else part for part in rows[0].split(","))
+        lines = [f"comment,{header}", *(f"x y,{row}" for row in rows), f",{failed}"]
+        path.with_suffix("").write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
+        path.unlink()
+    (folder / "meta.yaml").write_text(
+        "gpu: x\nhardware: 'NVIDIA RTX PRO 6000 Server Edition'  # big\n", encoding="utf-8"
+    )
+    told = fit("llmservingsim", folder, "rtxpro6000", "llama-3.1-8b", 1)
+    for key in ("token_terms", "sequence_terms", "decode_attention", "mixed_attention", "prefill_attention"):
+        assert told[key] == usual[key], key
+    (folder / "meta.yaml").unlink()
+    assert fit("llmservingsim", folder, "rtxpro6000", "llama-3.1-8b", 1)["decode_attention"] == told["decode_attention"]
+
+
+def test_a_skew_table_with_gaps_is_used_as_far_as_it_goes(tmp_path: Path) -> None:
+    folder = profile(tmp_path, 1)
+    rows = [(0, 10, 20, 15), (0, 10, "", 11), (64, 10, 20, 20)]
+    table(folder / "tp1", "skew", "pc,t_mean_us,t_max_us,t_skew_us", rows)
+    told = fit("llmservingsim", folder, "rtxpro6000", "llama-3.1-8b", 1)
+    assert told["decode_attention"]["skew"] == 1 << (SHARE - 1)
+    assert told["provenance"]["residuals"]["skew"]["n"] == 1
 
 
 def test_mistakes_of_a_profile_are_told(tmp_path: Path) -> None:

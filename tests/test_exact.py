@@ -75,6 +75,19 @@ def test_fast_equals_reference_when_cut_off(
     assert int(fast.replicas["in_flight"].sum()) == sent - int(ended.sum())
 
 
+@given(strategies.tasks(), strategies.configs(), strategies.calibrations(), strategies.failures())
+@settings(max_examples=100)
+def test_fast_equals_reference_when_replicas_fail(
+    tasks: list[Task], config: Config, calibration: dict[str, Any], failures: str
+) -> None:
+    """Nothing is lost or counted twice: every call ends once, whatever happened to it before."""
+    several = replace(config, gpus=3, failures=failures)
+    fast, slow = both(several, tasks, strategies.slowed(calibration, 1000))
+    assert_equal(fast, slow)
+    check_tasks(fast.calls, fast.tasks, in_order_of_start(tasks, fast))
+    assert not fast.replicas["in_flight"].any()
+
+
 def test_replicas_that_decide_at_the_same_moment_do_so_in_their_order() -> None:
     """Two calls with one prefix start on two replicas at once: what the first has cached is known to the second."""
     calls = (

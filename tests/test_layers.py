@@ -22,7 +22,7 @@ calibrate cost
 kvcache
 policies
 clock links batching scheduler replica reference
-agent cluster
+agent cluster failures
 config laws
 arrivals sources
 simulate

@@ -121,7 +121,6 @@ def test_a_derived_all_reduce_takes_the_link_of_the_run(tmp_path: Path) -> None:
     [
         ({"engine_kwargs": {"tensor_parallel_size": 2}}, {}, "the run has tensor parallelism 2, the calibration 1"),
         ({"engine_kwargs": {"data_parallel_size": 2}}, {}, "data_parallel_size = 2"),
-        ({"kv_cache": {"block_size": 32}}, {}, "KV blocks of 32 tokens"),
         ({"kv_cache": {"num_gpu_blocks": 3}}, {}, "the longest request has 111 tokens"),
         ({}, {"nodes": [{"instances": [{"hardware": "H100"}]}]}, "the run is of 'h100'"),
     ],
@@ -153,6 +152,20 @@ def test_a_broken_run_is_told_with_file_and_line(tmp_path: Path, line: str, told
     assert "vllm_requests.jsonl" in str(error.value)
     with pytest.raises(SagasimError, match="no recorded requests"):
         read_run_folder(tmp_path / "none")
+
+
+def test_names_and_options_as_others_write_them(tmp_path: Path) -> None:
+    """A GPU named in full, an instruct model, KV blocks of another size, a series with text and gaps."""
+    meta = {"kv_cache": {"num_gpu_blocks": 500, "block_size": 32}, "engine_kwargs": {"max_num_seqs": 4}}
+    full = {"model_name": "Qwen/Qwen3-32B-FP8", "hardware": "NVIDIA RTX PRO 6000 Blackwell", "tp_size": 1}
+    folder = run_folder(tmp_path, [request(0.0, STEP_S, 11 * STEP_S)], meta, nodes=[{"instances": [full]}])
+    (folder / "vllm_timeseries.csv").write_text("time,kv_cache_pct,state,waiting\n1,50,busy,0\n2,,idle\n")
+    told = validate_run(folder, calibration())
+    assert told.options["num_gpu_blocks_override"] == 1000
+    assert told.options["max_num_batched_tokens"] == 2048
+    assert any("recorded in vllm_meta.json as 500 of 32 tokens" in note for note in told.notes)
+    assert any("not recorded: max_num_batched_tokens; vLLM's default of 2048" in note for note in told.notes)
+    assert "the run is of 'Qwen/Qwen3-32B-FP8', the calibration of 'llama-3.1-8b'" in told.notes
 
 
 def test_requests_alone_are_enough(tmp_path: Path) -> None:
