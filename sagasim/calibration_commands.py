@@ -163,12 +163,9 @@ def _embedded_for(run: RecordedRun) -> Path:
     )
     path = data_dir() / "calibration" / f"{gpu}-{model}-tp{tp}-bf16.json"
     if not path.is_file():
-        what = (
-            f"no embedded calibration of '{run.model or 'an unnamed model'}' on {tp} '{run.hardware or 'unnamed GPU'}'"
-        )
-        raise CalibrationError(
-            what, where=str(run.folder), expected="--calibration FILE, written by `sagasim calibrate fit`"
-        )
+        named = f"'{run.model or 'an unnamed model'}' on {tp} '{run.hardware or 'an unnamed GPU'}'"
+        expected = "--calibration FILE, written by `sagasim calibrate fit`"
+        raise CalibrationError(f"no embedded calibration of {named}", where=str(run.folder), expected=expected)
     return path
 
 

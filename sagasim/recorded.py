@@ -64,7 +64,9 @@ class RecordedRun:
     @property
     def hardware(self) -> str:
         """The GPU as the run names it; empty where it does not."""
-        return str(self.instance.get("hardware") or self.meta.get("hardware") or "")
+        told = self.meta.get("hardware")
+        device = told.get("device_name") if isinstance(told, dict) else told
+        return str(self.instance.get("hardware") or device or "")
 
     @property
     def instance(self) -> dict[str, Any]:

@@ -113,9 +113,11 @@ def test_the_embedded_calibration_is_found_by_other_names(capsys: pytest.Capture
     config = config.replace("RTX4090", "NVIDIA GeForce RTX 4090").replace("Llama-3.1-8B", "Llama-3.1-8B-Instruct")
     (run / "config.json").write_text(config)
     assert "calibration: rtx4090-llama-3.1-8b-tp1-bf16.json" in call(capsys, "validate", str(run), "--no-figures")
-    (run / "config.json").unlink()
+    (run / "config.json").unlink()  # the run's own metadata name both, too
+    assert "calibration: rtx4090-llama-3.1-8b-tp1-bf16.json" in call(capsys, "validate", str(run), "--no-figures")
+    (run / "vllm_meta.json").unlink()
     err = call(capsys, "validate", str(run), "--no-figures", code=2)
-    assert "no embedded calibration of 'meta-llama/Llama-3.1-8B' on 1 'unnamed GPU'" in err
+    assert "no embedded calibration of 'an unnamed model' on 1 'an unnamed GPU'" in err
 
 
 def test_files_that_make_way_are_named_and_none_is_half_written(
@@ -153,7 +155,7 @@ def test_files_that_make_way_are_named_and_none_is_half_written(
         ),
         (["validate"], "one of RUN_DIR and --curve CSV"),
         (["validate", "nowhere"], "no recorded requests"),
-        (["validate", str(RUN), "--calibration", "rtxpro6000-llama-3.1-8b-tp1-bf16"], "the run is of 'rtx4090'"),
+        (["validate", str(RUN), "--calibration", "rtxpro6000-llama-3.1-8b-tp1-bf16"], "the run is of 'RTX4090'"),
         (["validate", str(RUN), "--no-figures", "--json", "none/v.json"], "cannot be written"),
         (["validate", str(RUN), "--figure", "none/v.png"], "no figure"),
         (["validate", "--curve", "none.csv"], "none.csv: cannot be read"),

@@ -122,7 +122,7 @@ def test_a_derived_all_reduce_takes_the_link_of_the_run(tmp_path: Path) -> None:
         ({"engine_kwargs": {"tensor_parallel_size": 2}}, {}, "the run has tensor parallelism 2, the calibration 1"),
         ({"engine_kwargs": {"data_parallel_size": 2}}, {}, "data_parallel_size = 2"),
         ({"kv_cache": {"num_gpu_blocks": 3}}, {}, "the longest request has 111 tokens"),
-        ({}, {"nodes": [{"instances": [{"hardware": "H100"}]}]}, "the run is of 'h100'"),
+        ({}, {"nodes": [{"instances": [{"hardware": "H100"}]}]}, "the run is of 'H100'"),
     ],
 )
 def test_a_run_that_cannot_be_replayed_is_told(

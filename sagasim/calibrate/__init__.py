@@ -14,10 +14,11 @@ from typing import Any
 
 from sagasim.calibrate.aiconfigurator import fit_aiconfigurator
 from sagasim.calibrate.draft import Draft, dumps
+from sagasim.calibrate.files import write_whole
 from sagasim.calibrate.llmservingsim import fit_llmservingsim
 from sagasim.calibrate.measured import fit_measured
 from sagasim.calibrate.rank import Rank, checked_rank
-from sagasim.calibrate.tables import origin_of
+from sagasim.calibrate.tables import origin_of, plain_name
 from sagasim.calibrate.vidur import fit_vidur
 from sagasim.errors import CalibrationError, nearest
 from sagasim.hardware import load_gpu, load_model
@@ -43,7 +44,7 @@ def fit(source: str, folder: Path, gpu: str, model: str, tp: int, dtype: str = "
         raise CalibrationError("no such folder", where=str(folder), expected=f"tables of source {source}")
     rank = checked_rank(load_model(model), load_gpu(gpu), tp, dtype)
     told = _told_gpu(folder)
-    if told and told != rank.gpu.id:
+    if told and plain_name(rank.gpu.id) not in plain_name(told):
         raise CalibrationError(f"measured on '{told}', not on '{rank.gpu.id}'", where=str(folder))
     try:
         calibration = SOURCES[source](rank, folder).finished()
@@ -56,12 +57,9 @@ def fit(source: str, folder: Path, gpu: str, model: str, tp: int, dtype: str = "
 
 def write_calibration(path: Path, calibration: dict[str, Any]) -> None:
     """Write the file; it appears whole or not at all."""
-    part = path.with_name(f".{path.name}.partial")
     try:
-        part.write_text(dumps(calibration), encoding="utf-8")
-        part.replace(path)
+        write_whole(path, dumps(calibration).encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise CalibrationError(f"cannot be written ({error.strerror})", where=str(path)) from error
 
 
@@ -72,6 +70,7 @@ def _told_gpu(folder: Path) -> str:
         return origin["gpu"]
     meta = folder / "meta.yaml"
     if meta.is_file():
-        found = re.search(r"^hardware:\s*(\S+)", meta.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        return found.group(1).lower() if found else ""
+        text = meta.read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"^hardware:[ \t]*['\"]?([^'\"#\r\n]+)", text, re.MULTILINE)
+        return found.group(1).strip().lower() if found else ""
     return ""

@@ -23,7 +23,7 @@ from sagasim.calibrate.attention import (
 )
 from sagasim.calibrate.derived import derived_all_reduce, derived_elementwise, derived_experts, derived_sampler
 from sagasim.calibrate.draft import Draft
-from sagasim.calibrate.fitting import left_out, non_negative, residual
+from sagasim.calibrate.fitting import left_out, never_falling, non_negative, residual
 from sagasim.calibrate.linear import SEQUENCES, SMALL_KERNEL_US, TOKENS, Collective, Gemm, product_us
 from sagasim.calibrate.rank import Rank
 from sagasim.calibrate.tables import Floats, Mask, Rows, columns, find_table, read_table
@@ -145,13 +145,16 @@ def _products(draft: Draft, folder: Path) -> None:
     fitted, wanted = np.zeros_like(every), np.zeros_like(every)
     for name, shape in rank.gemms.items():
         told = gemm.us(*shape, every)
-        values = product_us(rank, shape, every, told, TOKENS)
-        fitted, wanted = fitted + np.interp(every, TOKENS, values), wanted + told
+        values = product_us(
+            rank, shape, every, told, every
+        )  # a knot at every size: steps above tiles of rows stay steps
+        fitted, wanted = fitted + values, wanted + told
         exact = bool(((n == shape[0]) & (k == shape[1])).any())
         source = f"gemm table, {rank.dtype}: n {shape[0]}, k {shape[1]}"
         source += "" if exact else "; absent from the table: share of the roofline of the nearest shapes"
-        draft.token_term(name, TOKENS, values * layers, "published" if exact else "derived", source)
+        draft.token_term(name, every, values * layers, "published" if exact else "derived", source)
     draft.residuals["linear"] = residual(fitted, wanted)
+    draft.residuals["linear_least"] = residual(never_falling(every, wanted), wanted)
     draft.residuals["gemm_left_out"] = _gemm_left_out(rank, rows)
     if rank.model.experts:
         derived_experts(draft)

@@ -50,6 +50,21 @@ def _decode_parts(rows: tuple[Floats, ...]) -> Floats:
     return np.stack([np.ones_like(work), work, work * context], axis=1)
 
 
+def _tiled_parts(rank: Rank, rows: tuple[Floats, ...]) -> Floats:
+    """The same for a kernel that walks the context in tiles, and what is peculiar to FlashAttention-2.
+
+    A second tile brings a second pass over the parts of the context, several sequences a launch more than one, a partly
+    filled last tile costs as much as a full one, and so does a partly filled last wave of (sequence, KV head) blocks.
+    """
+    batch, context, _, kv_heads = rows
+    work, size = batch * kv_heads, rank.model.head_dim
+    tile = 256.0 if size <= 64 else 128.0 if size <= 128 else 64.0  # tokens of a tile in its split-KV kernel
+    waves = np.ceil(work / rank.gpu.sms) * rank.gpu.sms
+    passes, several = (context > tile).astype(np.float64), (batch > 1).astype(np.float64)
+    more = [passes, several, work * np.ceil(context / tile) * tile, waves, waves * context]
+    return np.concatenate([_decode_parts(rows), np.stack(more, axis=1)], axis=1)
+
+
 def _decode_coordinates(rows: tuple[Floats, ...]) -> Floats:
     """Work is shared out by (sequence, KV head): what matters is their product, less how it comes about."""
     batch, context, heads, kv_heads = rows
@@ -57,14 +72,18 @@ def _decode_coordinates(rows: tuple[Floats, ...]) -> Floats:
     return np.stack([np.log2(batch * kv_heads), np.log2(context), 0.5 * np.log2(batch), 0.3 * np.log2(group)], axis=1)
 
 
-def decode_us(rank: Rank, rows: DecodeRows) -> Floats:
-    """Decode attention, (BATCHES, CONTEXTS), of kernels with any numbers of heads; never falling along either axis."""
-    known = rows[:4]
-    affine = non_negative(_decode_parts(known), rows.us, np.zeros(3))
-    surface = Surface(_decode_coordinates(known), rows.us, _decode_parts(known) @ affine)
+def decode_us(rank: Rank, rows: DecodeRows, *, tiled: bool = False) -> Floats:
+    """Decode attention, (BATCHES, CONTEXTS), of kernels with any numbers of heads; never falling along either axis.
+
+    tiled: of FlashAttention-2 and of the rank's own heads alone. A step of time at the end of a tile then stands at its
+    knot: knots are read one token further, where profiles that count the cached tokens have their rows.
+    """
     batch, context = (grid.ravel() for grid in np.meshgrid(BATCHES, CONTEXTS, indexing="ij"))
-    wanted = (batch, context, np.full_like(batch, rank.heads), np.full_like(batch, rank.kv_heads))
-    told = surface.us(_decode_coordinates(wanted), _decode_parts(wanted) @ affine)
+    wanted = (batch, context + tiled, np.full_like(batch, rank.heads), np.full_like(batch, rank.kv_heads))
+    parts, there = (_tiled_parts(rank, x) if tiled else _decode_parts(x) for x in (rows[:4], wanted))
+    affine = non_negative(parts, rows.us, np.zeros(parts.shape[1]))
+    axes, where = ((np.log2(np.stack(x[:2], axis=1)) if tiled else _decode_coordinates(x)) for x in (rows[:4], wanted))
+    told = Surface(axes, rows.us, parts @ affine, smooth=tiled).us(where, there @ affine)
     table = told.reshape(len(BATCHES), len(CONTEXTS))
     table = np.stack([increasing_fit(CONTEXTS, row, CONTEXTS) for row in table])
     table = raised(table, rank.decode_floor_us(BATCHES[:, None], CONTEXTS[None, :]))

@@ -14,11 +14,12 @@ import numpy as np
 from sagasim.calibrate.tables import Floats, Mask
 
 __all__ = [
-    "Surface", "axis_term", "curve_at", "increasing_fit", "left_out", "non_negative", "ps_list", "raised", "ramps",
-    "residual", "scales_near_one", "to_ps",
+    "Surface", "axis_term", "curve_at", "fewest_knots", "increasing_fit", "increasing_median", "left_out",
+    "never_falling", "non_negative", "ps_list", "raised", "ramps", "residual", "scales_near_one", "to_ps",
 ]  # fmt: skip
 
 NEIGHBOURS = 30  # measured points that one interpolated point looks at
+MOST_ON_A_PLATE = 1000  # measured points that a thin plate goes through: its work grows with their cube
 
 
 def non_negative(columns: Floats, y: Floats, least: Floats, *, known: Floats | None = None) -> Floats:
@@ -63,12 +64,33 @@ def increasing_fit(x: Floats, y: Floats, knots: Floats) -> Floats:
     return np.asarray(np.cumsum(increments), dtype=np.float64)
 
 
+def increasing_median(x: Floats, y: Floats, knots: Floats) -> Floats:
+    """The same with the least sum of |relative errors|: a curve that outliers do not draw to themselves."""
+    from scipy.optimize import linprog  # an optional dependency, needed by fits alone
+    from scipy.sparse import bmat, csr_matrix, identity
+
+    columns, error = csr_matrix(ramps(x, knots) / y[:, None]), identity(len(y))
+    within = bmat([[columns, -error], [-columns, -error]]).tocsr()  # increments, then the size of each row's error
+    cost = np.concatenate([np.zeros(len(knots)), np.ones(len(y))])
+    limit = np.concatenate([np.ones(len(y)), -np.ones(len(y))])
+    found = linprog(cost, A_ub=within, b_ub=limit, bounds=(0, None), method="highs")
+    return np.asarray(np.cumsum(found.x[: len(knots)]), dtype=np.float64)
+
+
 def curve_at(x: Floats, knots: Floats, values: Floats) -> Floats:
     """The piecewise linear curve at x: flat before the first knot, the last slope held beyond the last."""
     if len(knots) == 1:
         return np.full_like(x, values[0])
     slope = (values[-1] - values[-2]) / (knots[-1] - knots[-2])
     return np.asarray(np.interp(x, knots, values) + np.maximum(x - knots[-1], 0.0) * slope, dtype=np.float64)
+
+
+def fewest_knots(knots: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """The same curve without knots that lie on the line between their neighbours, to the nanosecond."""
+    slope = np.diff(values) / np.diff(knots)
+    turns = np.abs(np.diff(slope)) * np.minimum(np.diff(knots)[:-1], np.diff(knots)[1:]) > 1e-3
+    keep = np.concatenate([[True], turns, [True]])
+    return knots[keep], values[keep]
 
 
 def raised(values: Floats, floor: Floats) -> Floats:
@@ -86,8 +108,11 @@ class Surface:
     NEIGHBOURS nearest points), so that measured points are met and beyond them the share of the reference is held.
     """
 
-    def __init__(self, coordinates: Floats, us: Floats, reference: Floats) -> None:
-        """coordinates: (rows, axes), scaled so that distances mean likeness; us, reference: (rows,)."""
+    def __init__(self, coordinates: Floats, us: Floats, reference: Floats, *, smooth: bool = False) -> None:
+        """coordinates: (rows, axes), scaled so that distances mean likeness; us, reference: (rows,).
+
+        smooth: by a thin plate through all points, where they span a plane and are few, in place of cones around them.
+        """
         from scipy.interpolate import RBFInterpolator  # an optional dependency, needed by fits alone
 
         self._count = len(us)
@@ -97,14 +122,43 @@ class Surface:
         self._only = float(mean[0])
         self._share: Callable[[Floats], Floats] | None = None
         if len(keys) > 1:
-            near = min(NEIGHBOURS, len(keys))
-            self._share = RBFInterpolator(keys, mean, kernel="linear", degree=0, smoothing=1e-9, neighbors=near)
+            plane = np.linalg.matrix_rank(keys - keys.mean(axis=0)) == keys.shape[1]
+            if smooth and plane and len(keys) <= MOST_ON_A_PLATE:
+                self._share = RBFInterpolator(keys, mean, kernel="thin_plate_spline", degree=1, smoothing=1e-9)
+            else:
+                near = min(NEIGHBOURS, len(keys))
+                self._share = RBFInterpolator(keys, mean, kernel="linear", degree=0, smoothing=1e-9, neighbors=near)
 
     def us(self, coordinates: Floats, reference: Floats) -> Floats:
         """Microseconds at these points."""
         if self._share is None:
             return np.asarray(reference * np.exp(self._only))
         return np.asarray(reference * np.exp(self._share(coordinates)), dtype=np.float64)
+
+
+def never_falling(x: Floats, y: Floats) -> Floats:
+    """The never falling values at x closest to y in |relative error|: no such curve, of any form, errs less on y.
+
+    Isotonic regression: neighbours that would fall are pooled at their median with weights 1 / y; so are rows of one x.
+    """
+    order = np.lexsort((y, x))
+    starts = np.flatnonzero(np.diff(x[order], prepend=np.nan) != 0)
+    pools: list[Floats] = []
+    for one in np.split(y[order], starts[1:]):
+        pools.append(one)
+        while len(pools) > 1 and _middle(pools[-2]) > _middle(pools[-1]):
+            last = pools.pop()
+            pools[-1] = np.concatenate([pools[-1], last])
+    values = np.empty_like(y)
+    values[order] = np.concatenate([np.full(len(pool), _middle(pool)) for pool in pools])
+    return values
+
+
+def _middle(y: Floats) -> float:
+    """The value with the least sum of |relative errors| to y."""
+    y = np.sort(y)
+    weight = np.cumsum(1.0 / y)
+    return float(y[np.searchsorted(weight, weight[-1] / 2)])
 
 
 def left_out(count: int, *, seed: int = 0) -> Mask:

@@ -38,7 +38,7 @@ from sagasim.calibrate.draft import Draft
 from sagasim.calibrate.fitting import increasing_fit, left_out, residual
 from sagasim.calibrate.linear import DENSE, SEQUENCES, SMALL_KERNEL_US, TOKENS, reached_experts
 from sagasim.calibrate.rank import Rank
-from sagasim.calibrate.tables import Floats, Mask, Rows, columns, find_table, read_table
+from sagasim.calibrate.tables import Floats, Mask, Rows, columns, find_table, number_column, read_table
 from sagasim.errors import CalibrationError
 
 __all__ = ["AttentionRows", "attention_rows", "fit_llmservingsim", "layer_rows", "split_folder"]
@@ -81,7 +81,7 @@ def attention_rows(folder: Path, draft: Draft | None = None) -> AttentionRows | 
     if draft is not None:
         draft.used(path)
     rows = read_table(path, ("prefill_chunk", "n_decode", "kv_decode", "time_us"))
-    keep = np.ones(len(rows["time_us"]), dtype=bool)
+    keep = number_column(rows, "time_us", path) > 0
     if "decode_q_len" in rows:
         keep &= np.asarray(rows["decode_q_len"] == 1.0)
     if "kv_prefill" in rows:
@@ -111,8 +111,9 @@ def layer_rows(folder: Path, table: str, axis: str, draft: Draft | None = None) 
     rows = read_table(path, ("layer", axis, "time_us"))
     names = np.asarray(rows["layer"])
     found = {}
-    for name in np.unique(names):
-        x, us = columns(rows, names == name, axis, "time_us")
+    timed = number_column(rows, "time_us", path) > 0
+    for name in np.unique(names[timed]):
+        x, us = columns(rows, (names == name) & timed, axis, "time_us")
         order = np.argsort(x, kind="stable")
         found[str(name)] = (x[order], us[order])
     return found
@@ -256,12 +257,12 @@ def _attention(draft: Draft, split: Path) -> None:
     decode, prefill = rows.only(rows.new == 0), rows.only(rows.decodes == 0)
     if len(decode.us) < 3 or len(prefill.us) < 3:
         raise CalibrationError("fewer than 3 launches of pure decode or prefill", where=str(split), expected="a grid")
-    table = decode_us(rank, _decode_rows(rank, decode))
+    table = decode_us(rank, _decode_rows(rank, decode), tiled=True)
     draft.residuals["decode_attention"] = residual(decode_at(table, decode.decodes, decode.context), decode.us)
     predicted, measured = [], []
     for seed in range(5):
         out = left_out(len(decode.us), seed=seed)
-        rest, some = decode_us(rank, _decode_rows(rank, decode.only(~out))), decode.only(out)
+        rest, some = decode_us(rank, _decode_rows(rank, decode.only(~out)), tiled=True), decode.only(out)
         predicted.append(decode_at(rest, some.decodes, some.context))
         measured.append(some.us)
     draft.residuals["decode_attention_left_out"] = residual(np.concatenate(predicted), np.concatenate(measured))
@@ -296,6 +297,8 @@ def _skew(draft: Draft, split: Path) -> tuple[float, str]:
         return 0.0, "; the skew table has no mean and max references: not used"
     draft.used(path)
     keep = np.asarray(header["pc"] == 0.0)
+    for name in needed[1:]:
+        keep &= number_column(header, name, path) > 0
     if not keep.any():
         return 0.0, "; the skew table has no launches without prefill: not used"
     mean_us, max_us, us = columns(header, keep, *needed[1:])

@@ -26,6 +26,7 @@ __all__ = [
     "find_table",
     "number_column",
     "origin_of",
+    "plain_name",
     "read_table",
     "source_entry",
 ]
@@ -35,6 +36,7 @@ Mask = NDArray[np.bool_]
 Rows = dict[str, NDArray[np.float64] | NDArray[np.str_]]  # one table: column name -> values, all of one length
 
 NUMBER = re.compile(r"-?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
+NAME = re.compile(r"[^a-z0-9.]+")
 ORIGIN_KEYS = ("repository", "commit", "licence", "software", "changed")
 
 
@@ -65,6 +67,11 @@ def source_entry(path: Path, origin: dict[str, str]) -> dict[str, str]:
     entry = {"file": "/".join(parts[start:]), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     told = {key: origin[key] for key in ("repository", "commit", "licence") if key in origin}
     return entry | (told or {"repository": "not stated: the folder has no origin.toml"})
+
+
+def plain_name(name: str) -> str:
+    """A name of a model or GPU for comparing: without the organisation, spaces and capitals."""
+    return NAME.sub("", name.rsplit("/", 1)[-1].lower())
 
 
 def find_table(folder: Path, name: str, *, engine: str = "") -> Path | None:
@@ -101,7 +108,7 @@ def _table(path: Path, needed: tuple[str, ...], *version: int) -> Rows:
     del version
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
         lines = list(csv.reader(text.splitlines()))
     except OSError as error:
         raise CalibrationError(f"cannot be read ({error.strerror or error})", where=str(path)) from error

@@ -20,7 +20,16 @@ from sagasim.calibrate.derived import (
     derived_sampler,
 )
 from sagasim.calibrate.draft import Draft
-from sagasim.calibrate.fitting import increasing_fit, left_out, raised, residual
+from sagasim.calibrate.fitting import (
+    curve_at,
+    fewest_knots,
+    increasing_fit,
+    increasing_median,
+    left_out,
+    never_falling,
+    raised,
+    residual,
+)
 from sagasim.calibrate.linear import DENSE, SMALL_KERNEL_US, Collective
 from sagasim.calibrate.rank import Rank
 from sagasim.calibrate.tables import Floats, Rows, columns, find_table, read_table
@@ -133,24 +142,32 @@ def _all_reduce(draft: Draft, folder: Path) -> None:
     size, _, us = (column[rows[1] == rank.tp] for column in rows)
     if len(us) < 3:
         raise CalibrationError(f"no all-reduce between {rank.tp} GPUs of one node", where=str(folder / "network"))
-    values = _reduced(rank, size, us)
     hidden_bytes = rank.model.hidden * rank.model.dtype_bytes
+    knots, values = _reduced(rank, size, us)
     used = size >= hidden_bytes
-    draft.residuals["all_reduce"] = residual(np.interp(size[used] / hidden_bytes, DENSE, values), us[used])
-    out = left_out(len(us)) & used
-    rest = _reduced(rank, size[~out], us[~out])
-    draft.residuals["all_reduce_left_out"] = residual(np.interp(size[out] / hidden_bytes, DENSE, rest), us[out])
+    draft.residuals["all_reduce"] = residual(curve_at(size[used] / hidden_bytes, knots, values), us[used])
+    draft.residuals["all_reduce_least"] = residual(never_falling(size[used], us[used]), us[used])
+    predicted, measured = [], []
+    for seed in range(20):  # rows of two kinds at one size: a single draw tells more of the draw than of the curve
+        out = left_out(len(us), seed=seed) & used
+        rest = _reduced(rank, size[~out], us[~out])
+        predicted.append(curve_at(size[out] / hidden_bytes, *rest))
+        measured.append(us[out])
+    draft.residuals["all_reduce_left_out"] = residual(np.concatenate(predicted), np.concatenate(measured))
     source = f"all_reduce table: {rank.tp} GPUs of one node"
-    draft.token_term("all_reduce", DENSE, values * 2 * rank.model.layers, "published", source)
+    draft.token_term("all_reduce", knots, values * 2 * rank.model.layers, "published", source)
 
 
-def _reduced(rank: Rank, size: Floats, us: Floats) -> Floats:
-    """One all-reduce at DENSE: a curve through the many noisy sizes, beyond them the share of the reference held."""
-    tokens = size / (rank.model.hidden * rank.model.dtype_bytes)
-    inside = DENSE[(tokens.min() <= DENSE) & (tokens.max() >= DENSE)]
-    smooth = increasing_fit(tokens, us, inside)
-    known = inside * rank.model.hidden * rank.model.dtype_bytes
-    return Collective(rank, known, np.full_like(known, rank.tp), smooth).reduce_us(DENSE)
+def _reduced(rank: Rank, size: Floats, us: Floats) -> tuple[Floats, Floats]:
+    """One all-reduce by tokens: a curve through the many noisy sizes, beyond them the share of the reference held."""
+    hidden_bytes = rank.model.hidden * rank.model.dtype_bytes
+    tokens = size / hidden_bytes
+    inside = np.unique(np.ceil(np.unique(tokens)[::2]))  # two sizes a knot
+    inside = inside[inside <= tokens.max()]
+    smooth = increasing_median(tokens, us, inside)
+    knots = np.unique(np.concatenate([DENSE[inside[0] > DENSE], inside, DENSE[inside[-1] < DENSE]]))
+    beyond = Collective(rank, inside * hidden_bytes, np.full_like(inside, rank.tp), smooth)
+    return fewest_knots(knots, beyond.reduce_us(knots))
 
 
 def _like(rank: Rank) -> tuple[Path, dict[str, Any]] | None:
