@@ -120,8 +120,8 @@ def write_run(folder: Path, result: Result, summary: Mapping[str, Any]) -> None:
             _write_table(folder / f"{name}.parquet", columns)
     except OSError as error:
         raise ResultsError(f"cannot be written: {error.strerror or error}", where="results") from None
-    except UnicodeEncodeError as error:  # the path of a trace below a folder of another encoding
-        what = f"a name that is no text: {printable(error.object)}"
+    except UnicodeEncodeError:  # a trace below a folder whose name has another encoding
+        what = f"a path that is no text: {printable(result.config.trace)}"
         raise ResultsError(what, where="results", expected="names of files and folders in UTF-8") from None
     write_json(folder / "summary.json", summary)
 
