@@ -55,6 +55,8 @@ class Agents:
             env.process(self._arrivals())
         else:
             for _ in range(concurrency):
+                if self._exhausted:
+                    break
                 self._start_next()
 
     def _arrivals(self) -> Process:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies matrices: NumPy need not start threads
+_MOST_SEEDS = 10_000
 _STARTED_S, _STARTED_CPU_S = time.perf_counter(), time.process_time()  # process_time began with the process
 
 
@@ -154,8 +155,9 @@ def _compare(args: argparse.Namespace) -> None:
     from sagasim.config import parse_value
 
     seeds = parse_value("seed", args.seeds, "--seeds")  # a whole number too
-    if seeds < 1:
-        raise ConfigError(f"{seeds} is out of range", where="--seeds", expected="a whole number >= 1")
+    if not 1 <= seeds <= _MOST_SEEDS:
+        expected = f"a whole number from 1 to {_MOST_SEEDS}"
+        raise ConfigError(f"{seeds} is out of range", where="--seeds", expected=expected)
     from sagasim.experiment import parse_variant, variants
 
     presets = [name.strip() for name in args.presets.split(",")] if args.presets is not None else []

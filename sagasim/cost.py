@@ -35,6 +35,7 @@ __all__ = ["StepCost", "checked_calibration", "constant_calibration", "first_bey
 Chunk = tuple[int, int]  # new tokens, cached tokens before them
 _Row = tuple[int, int, list[int], list[int], list[int]]
 _ENDLESS = 1 << 62
+_MOST_PS = 10**15  # of any time in a calibration: a quarter of an hour
 VERSION = 2  # of the form of a calibration file
 SHARE = 10  # bits of the share that skew is given in: 1024 is 1
 
@@ -333,6 +334,7 @@ def checked_calibration(calibration: dict[str, Any], where: str) -> dict[str, An
             place = f"{where}, {group} {term.get('name', '?')!r}" if isinstance(term, dict) else f"{where}, {group}"
             if not isinstance(term, dict):
                 raise CalibrationError("not a table", where=place, expected="an object")
+            _entry(term, "name", str, place)
             _series(_entry(term, "ps", list, place), place, len(_axis(_entry(term, axis, list, place), place)))
     _checked_prefill(_entry(calibration, "prefill_attention", dict, where), f"{where}, prefill_attention")
     attention = _entry(calibration, "decode_attention", dict, where)
@@ -345,6 +347,9 @@ def checked_calibration(calibration: dict[str, Any], where: str) -> dict[str, An
         _whole(_entry(mixed, "empty_tile_ps", int, place), place, "empty_tile_ps")
         if _whole(_entry(mixed, "tile", int, place), place, "tile") < 1:
             raise CalibrationError("tile out of range", where=place, expected="tile >= 1")
+    for part in (host, calibration["prefill_attention"], attention, *calibration["token_terms"]):
+        if not isinstance(part.get("status", ""), str):
+            raise CalibrationError("'status' is no text", where=where, expected="published, derived or measured")
     return calibration
 
 
@@ -377,8 +382,9 @@ def _entry(table: dict[str, Any], key: str, kind: type, where: str) -> Any:
 
 
 def _whole(value: Any, where: str, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
-        raise CalibrationError(f"{what} is {value!r}", where=where, expected="a whole number, not negative")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_PS:
+        shown = "too large" if isinstance(value, int) and value > _MOST_PS else repr(value)[:40]
+        raise CalibrationError(f"{what} is {shown}", where=where, expected=f"a whole number from 0 to {_MOST_PS}")
     return value
 
 

@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+_LONGEST = 1000  # letters of a message
+
+
 class SagasimError(Exception):
     """A mistake of the user, told in one line.
 
@@ -40,7 +43,13 @@ class SagasimError(Exception):
         parts = [f"{where}: {what}" if where else what]
         if expected:
             parts.append(f"expected {expected}")
-        super().__init__(" ".join("; ".join(parts).split()))
+        super().__init__(_one_line("; ".join(parts)))
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and what cannot be printed, and not endless: the middle of a long message is left out."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 class TraceError(SagasimError):

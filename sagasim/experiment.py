@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,31 @@ from sagasim.errors import ConfigError, nearest
 from sagasim.metrics import summary
 from sagasim.simulate import Result, calibration_of, simulate
 from sagasim.work import Progress, Work
+
+_NAME = re.compile(r"[\w][\w.+ -]{0,99}")  # of a variant: it names folders
+_OF_THE_WORK = {  # keys that are the same for all systems of a comparison
+    "trace",
+    "workload",
+    "mix",
+    "turns",
+    "tasks",
+    "tenants",
+    "resample",
+    "arrivals",
+    "rate_per_min",
+    "load",
+    "concurrency",
+    "arrival_cv",
+    "diurnal_period_s",
+    "diurnal_amplitude",
+    "time_scale",
+    "warmup",
+    "cooldown",
+    "over_length",
+    "block_tokens",
+    "seed",
+    "max_model_len",
+}
 
 __all__ = ["Run", "Variant", "execute", "parse_variant", "variants"]
 
@@ -69,16 +95,24 @@ def parse_variant(text: str) -> Variant:
     """`NAME=PRESET key=value ...`, or a preset alone, which then names itself. Raises ConfigError."""
     where = f"variant {text!r}"
     try:
-        first, *assignments = shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
         raise ConfigError(str(error), where=where, expected="NAME=PRESET key=value ...") from None
+    if not words:
+        raise ConfigError("nothing", where=where, expected="NAME=PRESET key=value ..., or PRESET")
+    first, *assignments = words
     name, equals, preset = first.partition("=")
     preset = preset if equals else name
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}", where=where, expected=nearest(preset, PRESETS))
-    if not name or name.startswith(".") or not set(name).isdisjoint('/\\:*?"<>|'):
+    if not _NAME.fullmatch(name) or name in ("comparison.json", "figure.png"):
         raise ConfigError(f"{name!r} cannot name a folder", where=where, expected="letters, digits, dots and hyphens")
-    return Variant(name, {"preset": preset, **dict(map(parse_assignment, assignments))})
+    changed = dict(map(parse_assignment, assignments))
+    for key in changed:
+        if key in _OF_THE_WORK:
+            expected = "keys of the system; the work is the same for all"
+            raise ConfigError(f"{key!r} is a matter of the work", where=where, expected=expected)
+    return Variant(name, {"preset": preset, **changed})
 
 
 def variants(layers: Sequence[Mapping[str, Any]], systems: Sequence[Variant], seeds: int) -> list[tuple[str, Config]]:

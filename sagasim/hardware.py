@@ -145,13 +145,13 @@ def _read(path: Path, into: type[Model] | type[Gpu]) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CalibrationError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"not valid TOML ({error})", where=str(path)) from error
+    except (ValueError, RecursionError) as error:  # no TOML, no text, numbers of thousands of digits, lists in lists
+        raise CalibrationError(f"not valid TOML ({str(error)[:80]})", where=str(path)) from error
     expected = {field.name: field.type for field in fields(into)}
     optional = {field.name for field in fields(into) if field.default is not MISSING}
     for key in table:
         if key not in expected:
-            raise CalibrationError(f"unknown key '{key}'", where=str(path), expected=nearest(key, expected))
+            raise CalibrationError(f"unknown key {key[:60]!r}", where=str(path), expected=nearest(key[:60], expected))
     for key, kind in expected.items():
         if key not in table:
             if key in optional:
@@ -165,6 +165,9 @@ def _check(path: Path, key: str, value: object, kind: str) -> None:
     """A text field holds text; every other field holds a positive whole number."""
     if kind == "str":
         if not isinstance(value, str) or not value:
-            raise CalibrationError(f"key '{key}' is {value!r}", where=str(path), expected="a text")
-    elif isinstance(value, bool) or not isinstance(value, int) or value < (0 if key in MAY_BE_ZERO else 1):
-        raise CalibrationError(f"key '{key}' is {value!r}", where=str(path), expected="a positive whole number")
+            raise CalibrationError(f"key '{key}' is no text", where=str(path), expected="a text")
+        return
+    low = 0 if key in MAY_BE_ZERO else 1
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 62:
+        shown = repr(value) if isinstance(value, (bool, float)) or value in (0, -1) else "out of range"
+        raise CalibrationError(f"key '{key}' is {shown}", where=str(path), expected="a positive whole number")

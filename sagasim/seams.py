@@ -17,9 +17,7 @@ decision is made: no output length, no future tool time, no call that has not be
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from sagasim.errors import PolicyError, nearest
 from sagasim.plan import Context
+from sagasim.userfile import run_file
 
 __all__ = [
     "KINDS",
@@ -266,29 +265,9 @@ def _load_published() -> None:
 
 @functools.cache
 def _load_file(path: Path) -> None:
-    """Run a file, so that its policies are registered. What else it raises is its author's to read."""
-    try:
-        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-    except FileNotFoundError:
-        raise PolicyError("no such file", where=str(path), expected="a Python file with a policy in it") from None
-    except OSError as error:
-        what = f"cannot be read ({error.strerror})"
-        raise PolicyError(what, where=str(path), expected="a Python file with a policy in it") from None
-    except SyntaxError as error:
-        raise PolicyError(f"{error.msg}", where=f"{path}:{error.lineno or 1}", expected="valid Python") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # a NUL; thousands of brackets
-        raise PolicyError(f"{error}", where=str(path), expected="valid Python") from None
-    name = f"sagasim_policy_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PolicyError("not a Python file", where=str(path), expected="a file that ends in .py")
-    module = importlib.util.module_from_spec(spec)
+    """Run a file, so that its policies are registered, and see that they can be called."""
     before = dict(_REGISTRY)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        raise PolicyError(f"{error}", where=str(path), expected="imports that are installed") from None
+    run_file(path, "a policy", PolicyError)
     for key, found in _REGISTRY.items():
         if before.get(key) is not found and found.kind in _ARGUMENTS:
             _check_signature(found, path)

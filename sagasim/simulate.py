@@ -28,7 +28,7 @@ from sagasim.plan import PlannedTask
 from sagasim.replica import Replica
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView
-from sagasim.units import BLOCK_TOKENS, MAX_PS, ps_from_s
+from sagasim.units import BLOCK_TOKENS, PS_PER_S, ps_from_s
 
 if TYPE_CHECKING:
     from sagasim.reference import ReferenceReplica
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Result", "calibration_of", "engine_settings", "kv_blocks", "simulate"]
 
 _PROGRESS_CALLS = 2000
+_LONGEST_DAYS = 100  # of simulated time; an int64 of picoseconds holds 106
+_LONGEST_PS = _LONGEST_DAYS * 86_400 * PS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,13 @@ def simulate(
     checked = _checked(tasks, config)
     closed = config.concurrency if config.arrivals == "closed" else None
     agents = Agents(env, checked, cluster.submit, ends, concurrency=closed, ended=told.left)
-    horizon = MAX_PS if config.horizon_s is None else ps_from_s(config.horizon_s)
+    horizon = _LONGEST_PS if config.horizon_s is None else ps_from_s(config.horizon_s)
     with _rare_collections():
         ended = env.run_to(agents.done, horizon)
     if not ended:
+        if config.horizon_s is None:
+            expected = "less work, a faster cluster, or horizon_s"
+            raise ConfigError(f"the run takes more than {_LONGEST_DAYS} days", where="cluster", expected=expected)
         agents.log_unfinished()
     for replica in replicas:
         if isinstance(replica, Replica):

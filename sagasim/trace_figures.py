@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sagasim.errors import ConfigError, TraceError
+from sagasim.importers.lines import is_there
 from sagasim.trace_stats import Counts, TraceStats
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def check_figure_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path.name!r} is no figure", where="--figure", expected="a name that ends in .png")
-    if path.exists():
+    if is_there(path):
         raise TraceError("exists already", where=str(path), expected="the name of a new file")
-    if not path.parent.is_dir():
+    if not is_there(path.parent) or not path.parent.is_dir():
         raise TraceError("no such folder", where=str(path.parent), expected="a folder that can be written")
     return path
 

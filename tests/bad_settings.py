@@ -159,7 +159,7 @@ BAD_COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "compare: twice": (("compare", "--presets", "vllm-0.6,vllm-0.6", "--trace", "weka", *TASKS), ("each name once",)),
     "compare: seeds": (
         ("compare", "--presets", "vllm-0.6", "--seeds", "0", "--trace", "weka", *TASKS),
-        ("--seeds", "0 is out of range", ">= 1"),
+        ("--seeds", "0 is out of range", "from 1 to"),
     ),
     "variant: unknown preset": (
         ("compare", "--variant", "a=sglang", "--trace", "weka", *TASKS),
@@ -221,7 +221,7 @@ BAD_CALIBRATIONS: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "no constant": (calibration(lambda made: made.pop("constant_ps")), ("'constant_ps' is missing", "int")),
     "a fraction": (calibration(lambda made: made.update(constant_ps=1.5)), ("'constant_ps'", "of type int")),
     "a truth": (calibration(lambda made: made.update(constant_ps=True)), ("'constant_ps'", "of type int")),
-    "negative": (calibration(lambda made: made["host"].update(base_ps=-1)), ("host.base_ps is -1", "not negative")),
+    "negative": (calibration(lambda made: made["host"].update(base_ps=-1)), ("host.base_ps is -1", "from 0 to")),
     "absurd": (calibration(lambda made: made.update(constant_ps=2**70)), ("constant_ps is", "a whole number")),
     "terms of text": (calibration(lambda made: made.update(token_terms=["x"])), ("token_terms", "an object")),
     "a falling term": (

@@ -41,7 +41,7 @@ def read_or_refused(read: Callable[[], object], *said: str) -> None:
         message = str(error)
         assert message
         assert message.isprintable()
-        assert len(message) < 12_000  # what users name is repeated whole
+        assert len(message) < 1_500
         assert [word for word in said if word not in message] == []
     assert time.perf_counter() - started < SECONDS
 
@@ -157,7 +157,6 @@ def test_calibrations(tmp_path_factory: pytest.TempPathFactory, data: st.DataObj
     check_calibration(tmp_path_factory.mktemp("c"), damaged(data.draw, CALIBRATION))
 
 
-@pytest.mark.xfail(strict=False, reason="numbers of thousands of digits and lists in lists end in other errors")
 @fuzzed(QUICK)
 @given(data=st.data(), name=st.sampled_from(["model", "gpu"]))
 def test_models_and_gpus(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:

@@ -11,7 +11,7 @@ import sagasim
 
 # From the ground up: a module may import what stands on its own line or above it.
 LAYERS = """
-units errors
+units errors userfile
 compiled
 core rng eventlog expectation
 plan

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +23,7 @@ from typing import Any, TypeVar
 from sagasim.core import Task
 from sagasim.errors import ConfigError, nearest
 from sagasim.trace import Trace
+from sagasim.userfile import run_file
 from sagasim.workloads.spec import Option, check_like, option_help, parse_options
 
 __all__ = ["Option", "Workload", "find", "generate", "workload", "workloads"]
@@ -164,21 +163,8 @@ def _load_builtin() -> None:
 
 @functools.cache
 def _load_file(path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError("no such file", where=str(path), expected="a Python file with a workload in it")
     before = dict(_REGISTRY)
-    module_name = f"sagasim_workload_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError("not a Python file", where=str(path), expected="a file that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ConfigError(f"{error.msg}", where=f"{path}:{error.lineno}", expected="valid Python") from None
-    except ImportError as error:
-        raise ConfigError(f"{error}", where=str(path), expected="imports that are installed") from None
+    run_file(path, "a workload", ConfigError)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for name, found in _REGISTRY.items():
         if before.get(name) is not found:  # the tasks depend on the text of the file
