@@ -166,7 +166,7 @@ def _compare(args: argparse.Namespace) -> None:
         raise ConfigError("nothing to compare", where="compare", expected="--presets A,B or --variant NAME=PRESET ...")
     if len({system.name for system in systems}) < len(systems):
         raise ConfigError("two systems of one name", where="--presets and --variant", expected="each name once")
-    configs = variants(layers(args), systems, seeds)
+    works, configs = variants(layers(args), systems, seeds)
     out = _out(args)
     from sagasim.report import comparison_report
 
@@ -179,7 +179,7 @@ def _compare(args: argparse.Namespace) -> None:
         def finished(name: str, run: Run, reading_s: float) -> None:
             _write(run, folder / name, reading_s=reading_s)
 
-        compared = compare(configs, slo=not args.no_slo, progress=shown, finished=finished)
+        compared = compare(works, configs, slo=not args.no_slo, progress=shown, finished=finished)
         shown.done()
         content = compared.content
         if painter is not None:

@@ -54,13 +54,14 @@ class Compared:
 
 
 def compare(
+    works: Mapping[int, Config],
     variants: Sequence[tuple[str, Config]],
     *,
     slo: bool = True,
     progress: Callable[[str], Progress] | None = None,
     finished: Callable[[str, Run, float], None] | None = None,
 ) -> Compared:
-    """Run every variant of `experiment.variants` and compare them with the first.
+    """Run every variant on the work of its seed, both from `experiment.variants`, and compare them with the first.
 
     slo: measure the bases of service levels too. progress: makes the progress callback of what it names. finished: is
     told the name, the run and the seconds of preparing its work, as soon as a run is done.
@@ -76,7 +77,7 @@ def compare(
         seconds = 0.0
         if work is None or work.config.seed != config.seed:
             started = time.perf_counter()
-            work = prepare(config, progress and progress("capacity"))
+            work = prepare(works[config.seed], progress and progress("capacity"))
             seconds = time.perf_counter() - started
             base = bases(work, progress and progress("service levels")) if slo else {}
         run = execute(work.under(config), progress and progress(f"{name} seed {config.seed}"))
@@ -86,30 +87,45 @@ def compare(
         level = {which: slowdowns(run.result, times) for which, times in base.items()}
         levels.setdefault(name, []).append({which: attainment(slowdown) for which, slowdown in level.items()})
         out.entries.append(_entry(name, run, level))
+    assert work is not None
     out.content = {
-        "work": work_label(run.result.config, run.summary["tasks"]),
-        "window": _window_note(run.summary),
+        "work": work_label(work.config, run.summary["tasks"]),
+        "window": _window_note([one for each in summaries.values() for one in each]),
         "length": length_note(run.summary),
         "presets": list(summaries),
         "seeds": sorted({config.seed for _, config in variants}),
-        "resampled": run.result.config.resample,
+        "resampled": run.result.config.resample and run.result.config.workload is None,
         "digests": {name: [one["digest"] for one in each] for name, each in summaries.items()},
         "metrics": comparison(summaries),
         "slo": _levels(levels),
         "tenants": _tenants(summaries),
-        "notes": run.summary["notes"],
+        "notes": _notes(summaries),
     }
     if slo:
         out.content["crowding"] = crowding(run.result.config, _mean_context(run))
     return out
 
 
-def _window_note(summary: Mapping[str, Any]) -> str:
-    count, all_tasks = summary["measured_tasks"], summary["tasks"]
-    if count == all_tasks and not summary["unfinished_tasks"]:
-        return f"all {all_tasks:,} tasks measured"
-    text = f"{count:,} of {all_tasks:,} tasks measured, those arriving from {summary['measured_from_s']:,.0f} s on"
-    return text + f"; {summary['unfinished_tasks']:,} of them cut off" * bool(summary["unfinished_tasks"])
+def _window_note(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """How many tasks were measured in a run, and how many of them had not ended; from the least to the most."""
+    told = []
+    for key, text in (("measured_tasks", "tasks measured"), ("unfinished_tasks", "of them cut off")):
+        counts = [one[key] for one in summaries]
+        span = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+        told.append(f"{span} {text}")
+    arrived = max(one["tasks"] for one in summaries)
+    cut = any(one["unfinished_tasks"] for one in summaries)
+    return f"{told[0]} of at most {arrived:,} a run" + (f", {told[1]}" if cut else "")
+
+
+def _notes(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """What is true of every run, and what is of a system, in the run with the first seed, under its name."""
+    everywhere = [one["notes"] for each in summaries.values() for one in each]
+    common = {key: text for key, text in everywhere[0].items() if all(other.get(key) == text for other in everywhere)}
+    out = dict(common)
+    for name, each in summaries.items():
+        out |= {f"{name}, {key}": text for key, text in each[0]["notes"].items() if key not in common}
+    return out
 
 
 def _mean_context(run: Run) -> int:

@@ -38,6 +38,8 @@ _OF_THE_WORK = {  # keys that are the same for all systems of a comparison
     "block_tokens",
     "seed",
     "max_model_len",
+    "horizon_s",
+    "preset",
 }
 
 __all__ = ["Run", "Variant", "execute", "parse_variant", "variants"]
@@ -56,9 +58,14 @@ def execute(work: Work, progress: Progress | None = None) -> Run:
     """Simulate and measure prepared work. timing: wall-clock facts, different each time."""
     started = time.perf_counter()
     result = simulate(work.config, work.tasks, progress=progress)
+    if not len(result.tasks["task"]):
+        raise ConfigError("no task arrives before the end of the run", where="horizon_s", expected="a later one")
     simulated = time.perf_counter()
     result = replace(result, notes={"step times": _step_times(work.config), **work.notes, **result.notes})
     measured = summary(result)
+    if not measured["measured_tasks"]:
+        expected = "a window that tasks arrive in"
+        raise ConfigError("no task is measured", where="warmup, cooldown and horizon_s", expected=expected)
     ended = time.perf_counter()
     simulating = simulated - started
     timing = {
@@ -115,23 +122,27 @@ def parse_variant(text: str) -> Variant:
     return Variant(name, {"preset": preset, **changed})
 
 
-def variants(layers: Sequence[Mapping[str, Any]], systems: Sequence[Variant], seeds: int) -> list[tuple[str, Config]]:
-    """A resolved configuration for each seed and variant, with the variant's name.
+def variants(
+    layers: Sequence[Mapping[str, Any]], systems: Sequence[Variant], seeds: int
+) -> tuple[dict[int, Config], list[tuple[str, Config]]]:
+    """The configuration of the work by seed, and a configuration for each seed and variant with the variant's name.
 
     The layers override what the presets say, and a variant overrides the layers; but from a layer that names a preset
-    itself (the config.toml of a run), nothing that presets decide is taken. With several seeds a recorded trace is
-    drawn again for each of them, unless a layer says otherwise.
+    itself (the config.toml of a run), nothing that presets decide is taken. The work, its load and its base times are
+    those of the default preset, whatever is compared. With several seeds a recorded trace is drawn again for each of
+    them, unless a layer says otherwise.
     """
-    base = resolve(*layers)
+    first = resolve(*layers).seed
     decided = {"preset"}.union(*PRESETS.values())
     others = [
         {key: value for key, value in layer.items() if "preset" not in layer or key not in decided} for layer in layers
     ]
     drawn = {"resample": seeds > 1}
-    found = []
-    for seed in range(base.seed, base.seed + seeds):
+    works, found = {}, []
+    for seed in range(first, first + seeds):
+        works[seed] = resolve({}, drawn, *others, {"seed": seed})
         for system in systems:
             own = {key: value for key, value in system.layer.items() if key != "preset"}
             preset = {"preset": system.layer["preset"]}
             found.append((system.name, resolve(preset, drawn, *others, own, {"seed": seed})))
-    return found
+    return works, found

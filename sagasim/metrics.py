@@ -143,12 +143,15 @@ def window(result: Result) -> Window:
     count = len(tasks["task"])
     if not count:
         return Window(0, 0, 0, 0, 0)
-    unfinished = (tasks["finished_ps"] == UNFINISHED).any()
-    end_ps = ps_from_s(config.horizon_s or 0) if unfinished else int(tasks["finished_ps"].max())
-    first, after = (int((share or 0.0) * count + 1e-9) for share in (config.warmup, config.cooldown))
-    last = count - after
+    cut_off = (tasks["finished_ps"] == UNFINISHED).any()
+    end_ps = ps_from_s(config.horizon_s or 0) if cut_off else int(tasks["finished_ps"].max())
+    planned = count if config.horizon_s is None else max(count, config.tasks or 0)  # not all may have arrived
+    first, after = (int((share or 0.0) * planned + 1e-9) for share in (config.warmup, config.cooldown))
+    if first and config.arrivals == "closed":  # those that start together are no steady stream yet
+        first = max(first, min(config.concurrency or 0, planned // 2))
+    first, last = min(first, count - 1), min(count, planned - after)
     start_ps = int(tasks["arrival_ps"][first]) if first else int(tasks["arrival_ps"].min())
-    return Window(first, last, start_ps, int(tasks["arrival_ps"][last]) if after else end_ps, end_ps)
+    return Window(first, last, start_ps, int(tasks["arrival_ps"][last]) if last < count else end_ps, end_ps)
 
 
 def measured(result: Result, seen: Window) -> tuple[Columns, Columns]:
@@ -184,7 +187,7 @@ def summary(result: Result) -> dict[str, Any]:
         "steady_tasks_per_min": steady_tasks_per_min(result.tasks),
         "output_tokens_per_s": ratio(exact_sum(written) * PS_PER_S, span_ps),
         "tct_s": spread(tct_ps(tasks, seen.cut_off_ps), PS_PER_S),
-        "tool_s": spread(tasks["tool_ps"], PS_PER_S),
+        "tool_s": spread(tasks["tool_ps"][tasks["finished_ps"] != UNFINISHED], PS_PER_S),
         **_latencies(calls),
         **_tokens(calls, prefix_caching=result.config.prefix_caching),
         **_cluster(result, seen),
@@ -256,16 +259,20 @@ def _cluster(result: Result, seen: Window) -> dict[str, Any]:
 
 
 def _busy_ps(result: Result, number: int, seen: Window) -> int:
-    """How long a replica computed within the window, linear between the rows of its occupancy."""
+    """How long a replica computed within the window, linear between the rows of its occupancy.
+
+    A row counts all steps decided by then, so that what lies beyond the window is taken off its end.
+    """
+    last_end, total = (int(result.replicas[name][number]) for name in ("last_step_end_ps", "busy_ps"))
     if seen.start_ps == 0 and seen.end_ps == seen.cut_off_ps:
-        return int(result.replicas["busy_ps"][number])
+        return min(total - max(0, last_end - seen.end_ps), seen.end_ps)
     own = result.occupancy["replica"] == number
     times: list[int] = result.occupancy["time_ps"][own].tolist()
     busy: list[int] = result.occupancy["busy_ps"][own].tolist()
     if not times:
         return 0
-    times.append(max(times[-1], int(result.replicas["last_step_end_ps"][number])))
-    busy.append(int(result.replicas["busy_ps"][number]))
+    times.append(max(times[-1], last_end))
+    busy.append(total)
 
     def at(time_ps: int) -> int:
         after = bisect_right(times, time_ps)
@@ -276,7 +283,7 @@ def _busy_ps(result: Result, number: int, seen: Window) -> int:
         passed, length = time_ps - times[after - 1], times[after] - times[after - 1]
         return busy[after - 1] + (busy[after] - busy[after - 1]) * passed // length
 
-    return at(seen.end_ps) - at(seen.start_ps)
+    return min(max(0, at(seen.end_ps) - at(seen.start_ps)), seen.end_ps - seen.start_ps)
 
 
 def _block_time(occupancy: Columns, start_ps: int, end_ps: int) -> tuple[int, int]:

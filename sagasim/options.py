@@ -82,7 +82,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sagasim {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run = _add(subparsers, "run", "simulate once and write a folder of results", commands["run"])
-    run.add_argument("--preset", metavar="NAME", help="a served system: vllm-0.6 or vllm-0.15 (default)")
+    run.add_argument("--preset", metavar="NAME", help="a served system: vllm-0.15 (default), vllm-0.6 or saga-lite")
     _experiment_options(run)
     compare = _add(subparsers, "compare", "simulate several presets on the same tasks", commands["compare"])
     compare.add_argument("--presets", metavar="A,B,...", help="presets; differences are from the first")

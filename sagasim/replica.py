@@ -104,6 +104,11 @@ class Replica(Scheduler):
     def lose(self, now: int) -> None:
         """Forget every call and every block; a step under way has kept the GPUs busy up to now."""
         self.settle(now)
+        if self.caching:  # what calls had computed until now was cached here once
+            for call in self.running:
+                if call not in self.prefilling:
+                    tokens = call.offset + min(self.step + 1 - self.lag, call.end)
+                    self.cache.register(call, call.plan.branch.path, tokens // BLOCK_TOKENS)
         self.busy -= max(0, self.step_end - now)
         self.step_end = min(self.step_end, now)
         self.clear()

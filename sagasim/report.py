@@ -160,6 +160,8 @@ def comparison_report(comparison: Mapping[str, Any]) -> str:
     if len(systems) > 1:
         parts += ["", _difference_table(comparison)]
     parts += _level_tables(comparison)
+    if comparison.get("tenants"):
+        parts += ["", _compared_tenants(comparison)]
     return "\n".join([*parts, *_notes(comparison["notes"])])
 
 
@@ -192,6 +194,16 @@ def _difference(cell: Mapping[str, Any], *, share: bool) -> str:
     if values[1] is not None:
         text += f" [{values[1]:+,.3g}, {values[2]:+,.3g}]"
     return text + mark
+
+
+def _compared_tenants(comparison: Mapping[str, Any]) -> str:
+    """Completion times of each tenant under each system, mean and p99."""
+    systems = comparison["presets"]
+    rows = [["task completion by tenant (s)", *(f"{name}, {key}" for name in systems for key in ("mean", "p99"))]]
+    for tenant, by_system in comparison["tenants"].items():
+        cells = [by_system.get(name, {}).get(key) for name in systems for key in ("mean", "p99")]
+        rows.append([tenant, *map(number, cells)])
+    return aligned(rows)
 
 
 def _level_tables(comparison: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -242,7 +243,10 @@ def _parse(text: str, kind: type, where: str) -> Any:
             return text.lower() == "true"
         raise PolicyError(f"{text!r} is no truth value", where=where, expected="true or false")
     try:
-        return kind(text)
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise ValueError
+        return value
     except (ValueError, TypeError):
         raise PolicyError(f"{text!r} is not of type {kind.__name__}", where=where, expected=kind.__name__) from None
 

@@ -266,7 +266,8 @@ def _replicas(
         caches = [KVCache(blocks, view.replica, rank=rank, batch=batch) for view in views]
         fast = zip(views, caches, queues, strict=True)
         return [Replica(env, view, settings, cost, cache, queue, logs, on_finish) for view, cache, queue in fast], []
-    from sagasim.reference import BlockNames, ReferenceCache, ReferenceReplica
+    from sagasim.reference import ReferenceReplica
+    from sagasim.reference_cache import BlockNames, ReferenceCache
 
     names = BlockNames()
     return [

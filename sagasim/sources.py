@@ -15,7 +15,7 @@ from sagasim.config import Config
 from sagasim.core import Call, Prefix, Task
 from sagasim.errors import ConfigError, nearest
 from sagasim.rng import Stream
-from sagasim.trace import Trace, format_of, open_trace, take, trace_names
+from sagasim.trace import Trace, format_of, open_trace, round_ps, take, trace_names
 from sagasim.workloads import generate, workloads
 
 __all__ = ["ENDLESS_TASKS", "families", "open_sources", "shares", "with_tenants"]
@@ -131,7 +131,7 @@ def families(tasks: list[Task]) -> list[list[Task]]:
 def _resampled(source: Trace, count: int | None) -> Trace:
     """Bootstrap of a trace: families drawn with replacement until there are as many tasks as asked for.
 
-    Recorded arrivals stay where they are: the first arrival gets the first task drawn, and so on, as far as they last.
+    Recorded arrivals stay: the first one gets the first task drawn, and so on; after the last one they begin again.
     """
     return replace(source, format=f"{source.format}, resampled", read=partial(_redraw, source.read, count))
 
@@ -141,6 +141,7 @@ def _redraw(read: Callable[[int], Iterator[Task]], count: int | None, seed: int)
     groups = families(recorded)
     arrivals = sorted(task.arrival_ps for task in recorded if task.arrival_ps is not None)
     timed = len(arrivals) == len(recorded)
+    again_ps = round_ps(arrivals[0], arrivals[-1], len(arrivals)) if timed else 0
     stream = Stream(seed, "resample")
     times: dict[str, int] = {}
     wanted = len(recorded) if count is None else count
@@ -148,7 +149,8 @@ def _redraw(read: Callable[[int], Iterator[Task]], count: int | None, seed: int)
     while place < wanted:
         for task in groups[stream.integer(0, len(groups) - 1)][: wanted - place]:
             time = times[task.name] = times.get(task.name, 0) + 1
-            arrival_ps = arrivals[place] if timed and place < len(arrivals) else None
+            rounds, slot = divmod(place, len(recorded))
+            arrival_ps = arrivals[slot] + rounds * again_ps if timed else None
             yield replace(task, name=task.name if time == 1 else f"{task.name}~{time}", arrival_ps=arrival_ps)
             place += 1
 

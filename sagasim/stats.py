@@ -92,16 +92,21 @@ def _p_zero(values: Values) -> float:
     if not any(values):
         return 1.0
     if not _varies(values):
-        return 0.0  # the same difference with every seed
+        return _p_signs(len(values))
     with _quiet():
         return rounded(float(stats.ttest_1samp(values, 0.0).pvalue))
+
+
+def _p_signs(seeds: int) -> float:
+    """Where every seed gives the same difference there is no variance to test against: the p-value of the signs."""
+    return rounded(2.0 * 0.5**seeds)
 
 
 def _p_welch(own: Values, base: Values) -> float:
     if not _varies([*own, *base]):
         return 1.0
     if not _varies(own) and not _varies(base):
-        return 0.0
+        return _p_signs(len(own))
     with _quiet():
         return rounded(float(stats.ttest_ind(own, base, equal_var=False).pvalue))
 

@@ -18,6 +18,7 @@ from sagasim.importers.formats import detect, open_source
 from sagasim.importers.lines import is_there, printable
 from sagasim.importers.native import write_trace
 from sagasim.trace_stats import trace_stats
+from sagasim.units import PS_PER_US
 
 __all__ = [
     "LengthReport",
@@ -26,6 +27,7 @@ __all__ = [
     "format_of",
     "open_trace",
     "over_length",
+    "round_ps",
     "take",
     "trace_names",
     "trace_stats",
@@ -161,20 +163,35 @@ def take(trace: Trace, count: int, seed: int = 0) -> Iterator[Task]:
     """The first `count` tasks of a trace in its order.
 
     A trace that is shorter starts again: the tasks of the second round are named `<name>#2`, and so on. Their prefixes
-    keep their names, so the rounds share them.
+    keep their names, so the rounds share them. Recorded arrivals go on a mean gap after the last one before.
     """
     left = count
+    first, last, recorded = None, 0, 0
     for turn in range(1, count + 1):
         before = left
         for task in trace.tasks(seed):
             if not left:
                 return
             left -= 1
-            yield task if turn == 1 else replace(task, name=f"{task.name}#{turn}")
+            if turn > 1:
+                later = (
+                    None if task.arrival_ps is None else task.arrival_ps + (turn - 1) * round_ps(first, last, recorded)
+                )
+                task = replace(task, name=f"{task.name}#{turn}", arrival_ps=later)
+            elif task.arrival_ps is not None:
+                first = task.arrival_ps if first is None else min(first, task.arrival_ps)
+                last, recorded = max(last, task.arrival_ps), recorded + 1
+            yield task
         if not left:
             return
         if left == before:
             raise TraceError("no tasks", where=trace.name, expected="at least one task")
+
+
+def round_ps(first_ps: int | None, last_ps: int, count: int) -> int:
+    """How much later a recording of so many arrivals begins again: its length and a mean gap, in whole microseconds."""
+    length = last_ps - (first_ps or 0)
+    return length + length // max(1, count - 1) // PS_PER_US * PS_PER_US
 
 
 @dataclass

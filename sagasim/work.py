@@ -16,15 +16,20 @@ from sagasim.config import Config
 from sagasim.core import Task
 from sagasim.errors import TraceError
 from sagasim.hardware import load_model
+from sagasim.importers.lines import is_there
 from sagasim.metrics import rounded
-from sagasim.sources import open_sources
+from sagasim.sources import open_sources, shares
 from sagasim.trace import LengthReport, Trace, over_length, take, trace_names
 
 __all__ = ["KEPT_CALLS", "Work", "capacity", "prepare"]
 
 Progress = Callable[[int, int], None]
 
-_SPECS = ("workload", "route", "order", "evict", "predict")  # keys that may name a file
+_SPECS = ("workload", "route", "order", "evict", "predict", "balance")  # keys that may name `./file.py:name`
+_FILES = ("turns", "gpu", "model", "calibration")  # keys that may name a file
+_OF_THE_WORK = (
+    "trace", "workload", "mix", "turns", "arrivals", "tasks", "max_model_len", "rate_per_min", "warmup", "cooldown",
+)  # fmt: skip
 KEPT_CALLS = 1_000_000  # tasks with more calls than this are read again for every run instead of being kept
 
 
@@ -42,20 +47,7 @@ class Work:
     def under(self, config: Config) -> Work:
         """The same tasks under another preset."""
         own = self.config
-        files: dict[str, Any] = {key: _anywhere(getattr(config, key)) for key in _SPECS if key != "workload"}
-        same = replace(
-            config,
-            trace=own.trace,
-            workload=own.workload,
-            **files,
-            turns=own.turns,
-            arrivals=own.arrivals,
-            tasks=own.tasks,
-            max_model_len=own.max_model_len,
-            rate_per_min=own.rate_per_min,
-            warmup=own.warmup,
-            cooldown=own.cooldown,
-        )
+        same = replace(_with_whole_paths(config), **{key: getattr(own, key) for key in _OF_THE_WORK})
         return replace(self, config=same)
 
 
@@ -88,8 +80,7 @@ def prepare(config: Config, progress: Progress | None = None) -> Work:
     source = open_sources(config)
     if config.trace is not None and source.path is not None and config.trace not in trace_names():
         config = replace(config, trace=str(source.path.resolve()))  # config.toml is read from any folder
-    files: dict[str, Any] = {key: _anywhere(getattr(config, key)) for key in _SPECS}
-    config = replace(config, **files)
+    config = _with_whole_paths(config)
     if config.load is not None and config.rate_per_min is None:
         config = replace(config, rate_per_min=rounded(config.load * capacity(config, progress)))
     fitting = _fit(config, source)
@@ -104,10 +95,20 @@ def prepare(config: Config, progress: Progress | None = None) -> Work:
     return Work(config, _Again(lambda: arriving(tasks, config)), notes)
 
 
-def _anywhere(spec: str | None) -> str | None:
-    """A specification `./file.py:name` with the whole path of its file."""
-    path, colon, rest = (spec or "").rpartition(".py:")
-    return f"{Path(path).resolve()}.py:{rest}" if colon else spec
+def _with_whole_paths(config: Config) -> Config:
+    """The configuration with whole paths where it names files, so that config.toml is read from any folder."""
+    changed: dict[str, Any] = {key: _anywhere(getattr(config, key)) for key in (*_SPECS, *_FILES)}
+    if config.mix is not None:
+        changed["mix"] = "+".join(f"{_anywhere(name)}@{weight:g}" for name, weight in shares(config.mix, "mix").items())
+    return replace(config, **changed)
+
+
+def _anywhere(named: str | None) -> str | None:
+    """A file, or a specification `./file.py:name`, by its whole path; other names as they are."""
+    path, colon, rest = (named or "").rpartition(".py:")
+    if colon:
+        return f"{Path(path).resolve()}.py:{rest}"
+    return str(Path(named).resolve()) if named and is_there(Path(named)) and Path(named).is_file() else named
 
 
 def capacity(config: Config, progress: Progress | None = None) -> float:

@@ -10,7 +10,7 @@ from random import Random
 from sagasim.core import Call, Prefix, Task, check_task
 from sagasim.oracle.accesses import Access, Log, access_of, bare_log, reads_of
 from sagasim.plan import Prefixes, plan_task
-from sagasim.reference import BlockNames, Name
+from sagasim.reference_cache import BlockNames, Name
 
 SHARED = (Prefix("tools", 20), Prefix("system", 28, "tools", 17))
 

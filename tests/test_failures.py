@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sagasim.config import resolve
 from sagasim.core import Call, Task
 from sagasim.cost import constant_calibration
 from sagasim.errors import ConfigError
 from sagasim.failures import Failure, parse_failures
 from sagasim.simulate import Result, simulate
+from sagasim.work import prepare
 from tests.strategies import config
 
 S, MS = 10**12, 10**9
@@ -77,3 +80,13 @@ def test_failures_are_read_in_order_of_time() -> None:
 def test_failures_that_make_no_sense(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_failures(text, 2)
+
+
+def test_a_recorded_trace_gives_the_same_log_in_both_engines() -> None:
+    """Long contexts: what running calls had cached when their replica failed is known afterwards."""
+    keys = {"trace": "tau-bench", "tasks": 8, "gpus": 8, "tp": 4, "failures": "0@5+20, 1@30~5"}
+    work = prepare(resolve(keys))
+    fast = simulate(work.config, work.tasks)
+    slow = simulate(replace(work.config, reference=True), work.tasks)
+    assert fast.calls["regenerated_here_tokens"].sum() > 0
+    assert fast.digest == slow.digest

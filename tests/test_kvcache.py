@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sagasim.core import Task
 from sagasim.kvcache import BlockTable, KVCache
 from sagasim.plan import PlannedCall, PlannedTask, Prefixes, plan_task
-from sagasim.reference import Block, BlockNames, ReferenceCache
+from sagasim.reference_cache import Block, BlockNames, ReferenceCache
 from sagasim.seams import IdleContext
 from sagasim.units import BLOCK_TOKENS
 from tests import strategies

@@ -21,7 +21,7 @@ fill importers trace_stats trace workloads
 calibrate cost
 kvcache
 policies
-clock links batching scheduler replica reference
+clock links batching scheduler replica reference_cache reference
 agent cluster failures
 config laws
 arrivals sources

@@ -16,7 +16,7 @@ from sagasim.oracle.future import NEVER, NextUses
 from sagasim.oracle.rules import RULES, PrefixLru, Setting
 from sagasim.oracle.scored import bare_timeline, replay_scored
 from sagasim.oracle.segments import replay_segments
-from sagasim.reference import Name
+from sagasim.reference_cache import Name
 from sagasim.seams import IdleContext, Policy
 
 Case = tuple[Log, list[list[Name]], int]

@@ -17,6 +17,7 @@ from sagasim.core import Call, Task, check_task
 from sagasim.errors import ConfigError
 from sagasim.sources import _redraw, families, open_sources, shares, with_tenants
 from sagasim.trace import open_trace
+from sagasim.units import PS_PER_US as US
 from sagasim.work import prepare
 
 
@@ -77,11 +78,15 @@ def test_families_of_the_embedded_traces() -> None:
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 3))
 def test_drawing_again_keeps_families_together(kinds: list[int], count: int, seed: int) -> None:
-    recorded = [small(f"t{i}", f"f{kind}" if kind else "", i * 10) for i, kind in enumerate(kinds)]
+    recorded = [small(f"t{i}", f"f{kind}" if kind else "", i * 10 * US) for i, kind in enumerate(kinds)]
     drawn = list(_redraw(lambda _seed: iter(recorded), count, seed))
     assert len(drawn) == count
     assert len({task.name for task in drawn}) == count
-    assert [task.arrival_ps for task in drawn] == [i * 10 if i < len(kinds) else None for i in range(count)]
+    length = (len(kinds) - 1) * 10 * US  # a round ends a mean gap, 10 us, after its last arrival
+    again = length + 10 * US * (len(kinds) > 1)
+    assert [task.arrival_ps for task in drawn] == [
+        i % len(kinds) * 10 * US + i // len(kinds) * again for i in range(count)
+    ]
     left = [task.name.split("~")[0] for task in drawn]
     groups = [[task.name for task in group] for group in families(recorded)]
     while left:

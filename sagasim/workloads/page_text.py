@@ -122,6 +122,6 @@ A fit to traces of your own, in any format that `sagasim trace validate` accepts
 
 ```sh
 python -m sagasim.workloads.fit --traces my-traces --out my-fits
-sagasim run --workload coding-real:fit=my-fits/coding-real.json --out results/ours
+sagasim run --workload coding-real:fit=my-fits/coding-real.json --over-length extend --out results/ours
 ```
 """
