@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo
 
-.PHONY: demo test test-kernels test-slow bench lint calibration fits clean
+.PHONY: demo test test-kernels test-slow bench lint calibration fits oracle clean
 
 # vllm-0.6 against vllm-0.15: recorded coding agents on 64 H200s.
 demo: .venv/base
@@ -35,6 +35,10 @@ lint: .venv/test
 calibration: .venv/base
 	$(BIN)/python -m sagasim.calibrate calibration
 	$(BIN)/python -m sagasim.errors_page --out docs
+
+# How far evictions are from the optimum: the page and its figures, some minutes.
+oracle: .venv/base
+	$(BIN)/python -m sagasim.oracle.page --out docs
 
 # Parameters of the generators from recorded traces, and the page that compares them.
 fits: .venv/base

@@ -34,7 +34,7 @@ def check_policy(spec: str) -> str:
     if found.kind == "predict":  # somebody has to ask it
         named |= {"evict": "wa-lru", "order": "afs"}
     elif found.sees_workflow:
-        named["predict"] = "aeg:cold_start=3"
+        named["predict"] = "truth" if found.clairvoyant else "aeg:cold_start=3"
     config = replace(_config(), **named)
     tasks = contract_tasks()
     costs = constant_calibration(5 * PS_PER_MS, decode_ps=20_000, prefill_token_ps=30_000_000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from random import Random
@@ -114,7 +113,3 @@ def most_hits(log: Log, blocks: list[list[Name]], num_blocks: int) -> int:
         return hits + max(best(boundary + 1, frozenset(some), tuple(open_now)) for some in kept)
 
     return best(0, frozenset(), ())
-
-
-def smaller(log: Log, num_blocks: int) -> Log:
-    return replace(log, num_blocks=num_blocks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sagasim import seams
 from sagasim.cli import main
 from sagasim.config import Config
 from sagasim.contract import contract_tasks
@@ -20,6 +22,7 @@ from sagasim.cost import constant_calibration
 from sagasim.errors import ResultsError
 from sagasim.oracle.accesses import access_of, run_logs, run_plans
 from sagasim.oracle.study import OPTIMUM, POOLED, UNLIMITED, Row, Study, from_run, offline_policies, study
+from sagasim.seams import IdleContext, Memory, Policy, Request
 from sagasim.simulate import Result, simulate
 from sagasim.units import BLOCK_TOKENS, PS_PER_MS
 from tests.strategies import MINE, calibrations, configs, tasks
@@ -99,6 +102,53 @@ def test_the_policies_of_a_run_can_be_replayed() -> None:
         "as-run: lru",
     }
     assert all(row.ratio is None or row.ratio >= 1 for row in found.rows if row.policy not in (POOLED, "as-run: lru"))
+
+
+Told = tuple[str, str, int, int]  # what, task, call, when
+RECORDERS: list[Recorder] = []
+
+
+class Recorder:
+    """Notes what it is told, and how much of it was told whenever somebody asks."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.asked: list[tuple[int, int]] = []
+        RECORDERS.append(self)
+
+    def sent(self, request: Request, now_ps: int) -> None:
+        self.told.append(("sent", request.task, request.call, now_ps))
+
+    def ended(self, request: Request, tools: tuple[str, ...], output_tokens: int, service_ps: int, now_ps: int) -> None:
+        self.told.append(("ended", request.task, request.call, now_ps))
+
+    def left(self, task: str, now_ps: int) -> None:
+        self.told.append(("left", task, -1, now_ps))
+
+
+class Asker:
+    """The least recently released first, which its predictor is none the wiser for."""
+
+    def __init__(self, workflow: Recorder) -> None:
+        self._workflow = workflow
+
+    def __call__(self, idles: Sequence[IdleContext], now_ps: int, memory: Memory) -> list[int]:
+        self._workflow.asked.append((now_ps, len(self._workflow.told)))
+        return [idle.since_ps for idle in idles]
+
+
+def test_a_predictor_is_told_what_it_is_told_in_a_run_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asker = Policy("evict", "asker", Asker, together=True, sees_workflow=True)
+    monkeypatch.setitem(seams._REGISTRY, ("evict", "asker"), asker)
+    monkeypatch.setitem(seams._REGISTRY, ("predict", "recorder"), Policy("predict", "recorder", Recorder))
+    result, work = contract_run(evict="asker", predict="recorder")
+    in_run = set(RECORDERS[-1].told)
+    study(from_run(result, work, pins=True), ["asker"], [1.0])
+    replayed = RECORDERS[-1]
+    assert len(replayed.asked) > 50
+    for now, count in replayed.asked:
+        known = {one for one in in_run if one[3] < now or (one[3] == now and one[0] == "ended")}
+        assert set(replayed.told[:count]) == known
 
 
 def test_memory_that_calls_alone_exceed_is_infeasible() -> None:
@@ -203,7 +253,8 @@ def test_accesses_are_exported_and_read_again(capsys: pytest.CaptureFixture[str]
         (["--trace", "tau-bench", "--export", "parquet", "--out", "x"], "--export: 'parquet' does not fit"),
         (["--trace", "tau-bench", "--export", "csv"], "no folder for the accesses"),
         (["--run", "nowhere"], "nowhere: no such folder"),
-        (["--run", "nowhere", "--trace", "tau-bench"], "--run and --trace exclude each other"),
+        (["--run", "nowhere", "--trace", "tau-bench"], "--run: the run decides 'trace'"),
+        (["--run", "nowhere", "--seed", "3"], "--run: the run decides 'seed'"),
         ([], "no source of tasks"),
     ],
 )

@@ -23,7 +23,6 @@ from sagasim.work import prepare
 __all__ = ["oracle_command"]
 
 _MOST_MEMORY = 1e6
-_OTHER_WORK = ("trace", "workload", "mix", "config", "preset")
 
 Simulating = Callable[[int, int], None]
 
@@ -55,9 +54,11 @@ def _inputs(
     simulating: Simulating,
 ) -> tuple[Inputs, str]:
     if args.run is not None:
-        both = [f"--{name}" for name in _OTHER_WORK if vars(args).get(name) is not None]
-        if both:
-            raise ConfigError(f"--run and {both[0]} exclude each other", where="options", expected="one of them")
+        others = [key for layer in layers for key in layer]
+        if others:
+            raise ConfigError(
+                f"the run decides {others[0]!r}", where="--run", expected="no options of tasks, cluster or policies"
+            )
         result = read_run(args.run)
         work = prepare(result.config)
         inputs = from_run(result, work.tasks, pins=pins == "run")

@@ -68,7 +68,7 @@ def _cell(row: Row | None) -> str:
 def _notes(study: Study, by_policy: dict[str, dict[float | None, Row]]) -> list[str]:
     notes = []
     if any(row.hits is None for row in study.rows):
-        notes.append("infeasible: running calls alone hold more")
+        notes.append("infeasible: the calls of a moment alone hold more than that memory")
     if any(row.optimum == 0 and row.policy != POOLED for row in study.rows):
         notes.append("optimum 0: the optimum regenerates nothing, so there is no ratio")
     if POOLED in by_policy:

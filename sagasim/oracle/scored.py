@@ -110,7 +110,7 @@ class _Told:
 
     def until(self, now_ps: int) -> None:
         events = self._events
-        while self._at < len(events) and events[self._at][:2] < (now_ps, _SENT + 1):
+        while self._at < len(events) and events[self._at][:2] < (now_ps, _BOUNDARY):
             time, kind, i, task = events[self._at]
             self._at += 1
             if kind == _SENT:

@@ -10,9 +10,8 @@ Misses that are first touches are no policy's fault: ratios are of the others, t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 from sagasim.config import Config
 from sagasim.core import Task
@@ -169,11 +168,7 @@ def from_tasks(config: Config, tasks: Iterable[Task], progress: Progress | None 
 def from_accesses(accesses: Sequence[Access]) -> Inputs:
     """A foreign trace: one cache, whose memory of 1 is all that the trace ever touches."""
     log = bare_log(accesses, 0, "trace")
-    return Inputs([Log(log.name, log.first, accesses, *_rest(log))], None, "none")
-
-
-def _rest(log: Log) -> tuple[Any, ...]:
-    return log.order, log.stops, log.held, log.times_ps, log.reads, log.first
+    return Inputs([replace(log, num_blocks=log.first)], None, "none")
 
 
 def study(inputs: Inputs, names: Sequence[str], memory: Sequence[float], progress: Progress | None = None) -> Study:
