@@ -163,11 +163,10 @@ def _read(path: Path, into: type[Model] | type[Gpu]) -> dict[str, Any]:
 
 def _check(path: Path, key: str, value: object, kind: str) -> None:
     """A text field holds text; every other field holds a positive whole number."""
+    giant = isinstance(value, int) and abs(value) >= 1 << 62  # too long to be shown, perhaps too long for Python to
+    shown = "out of range" if giant else repr(value)[:40] if isinstance(value, (str, int, float)) else "neither"
     if kind == "str":
         if not isinstance(value, str) or not value:
-            raise CalibrationError(f"key '{key}' is no text", where=str(path), expected="a text")
-        return
-    low = 0 if key in MAY_BE_ZERO else 1
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 62:
-        shown = repr(value) if isinstance(value, (bool, float)) or value in (0, -1) else "out of range"
+            raise CalibrationError(f"key '{key}' is {shown}", where=str(path), expected="a text")
+    elif isinstance(value, bool) or not isinstance(value, int) or giant or value < (0 if key in MAY_BE_ZERO else 1):
         raise CalibrationError(f"key '{key}' is {shown}", where=str(path), expected="a positive whole number")

@@ -230,7 +230,13 @@ def test_python_meets_the_same_errors() -> None:
 def test_an_interrupted_run_leaves_nothing(number: int, code: int, empty_folder: Path) -> None:
     command = [sys.executable, "-m", "sagasim", "run", "--trace", "weka", "--over-length", "extend", "--reference"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen([*command, "--out", "results"], env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--out", "results"],
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     deadline = time.monotonic() + 20
     while not list(empty_folder.iterdir()) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
