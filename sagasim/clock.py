@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from heapq import heappop
+from heapq import heappop, heappush
 from typing import Any
 
 from simpy import Environment, Event
+from simpy.events import EventPriority
 
 from sagasim.errors import LawError
 
 __all__ = ["Clock"]
+
+_LAST = EventPriority(1 << 20)  # after all else of the same time
 
 
 class Clock(Environment):
@@ -30,14 +33,16 @@ class Clock(Environment):
         Returns whether the end was reached. Raises LawError if nothing is left before that.
         """
         queue = self.queue
+        stop = Event(self)  # set for the horizon, so that no other event needs to be compared with it
+        heappush(queue, (horizon, _LAST, self.tick(), stop))
         awaited: Any = end  # SimPy's hints do not say that callbacks becomes None
         event: Any
         while awaited.callbacks is not None:
-            if not queue:
-                raise LawError("nothing is left to happen although tasks have not ended")
-            if queue[0][0] > horizon:
-                return False
             self._now, _, _, event = heappop(queue)
+            if event is stop:
+                if not queue:
+                    raise LawError("nothing is left to happen although tasks have not ended")
+                return False
             callbacks, event.callbacks = event.callbacks, None
             for callback in callbacks:
                 callback(event)

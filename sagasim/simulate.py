@@ -183,15 +183,15 @@ class _Told:
         self._count = 0
 
     def finished(self, call: InFlight) -> None:
-        now: int = self._env.now  # type: ignore[assignment]
         self._count += 1
         if self._progress is not None and self._count % _PROGRESS_CALLS == 0:
-            self._progress(self._count, now)
+            self._progress(self._count, int(self._env.now))
         if self.placed is not None:
             del self.placed[call]
         if self.workflow is not None:
             plan = call.plan
             tools = tuple(tool.name for tool in plan.task.task.calls[plan.index].tools)
+            now: int = self._env.now  # type: ignore[assignment]
             self.workflow.ended(call.request, tools, plan.output_tokens, now - call.admitted, now)
 
     def left(self, plan: PlannedTask) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sagasim.policies.aeg import NO_TOOL, Aeg, Step
-from sagasim.policies.route import LeastLoaded, Replicas
+from sagasim.policies.route import Replicas, SessionAffinity
 from sagasim.rng import Stream
 from sagasim.seams import IdleContext, Memory, Request, policy
 from sagasim.units import BLOCK_TOKENS, PS_PER_S
@@ -96,7 +96,7 @@ class WaLru:
 
 
 @policy("route", "saga-affinity")
-class SagaAffinity:
+class SagaAffinity(SessionAffinity):
     """The replica that holds the session if its load is below `most_load`, else the least loaded one.
 
     Left open by the paper: load is the share of KV memory that the calls in flight would hold at the mean context of
@@ -104,9 +104,8 @@ class SagaAffinity:
     """
 
     def __init__(self, *, most_load: float = 0.8) -> None:
+        super().__init__()
         self._most_load = most_load
-        self._home: dict[str, int] = {}
-        self._least_loaded = LeastLoaded()
         self._calls = self._tokens = 0
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
@@ -120,14 +119,6 @@ class SagaAffinity:
                 return home
         home = self._home[request.task] = self._least_loaded(request, replicas, now_ps, rng)
         return home
-
-    def moved(self, task: str, replica: int) -> None:
-        """A waiting call of the task went to another replica, and the session with it."""
-        self._home[task] = replica
-
-    def forget(self, task: str) -> None:
-        """The task has ended."""
-        self._home.pop(task, None)
 
 
 @policy("order", "lifo")
