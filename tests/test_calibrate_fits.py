@@ -370,6 +370,7 @@ def test_other_splits_of_measured_kernels_are_derived(tmp_path: Path) -> None:
         ("gemm,bf16,nothing,s,1e-5,0,0,1,H200,1,1,1,a,b", "params is no JSON object"),
         ("gemm,bf16,{},hours,1e-5,0,0,1,H200,1,1,1,a,b", "the unit is unknown"),
         ("gemm,bf16,{},s,0,0,0,1,H200,1,1,1,a,b", "the median is not above 0"),
+        ("gemm,bf16,{},s,1,0,0,1,interpreter (not a measurement),1,1,1,a,b", "a time of the interpreter"),
     ],
 )
 def test_a_wrong_measurement_is_told(tmp_path: Path, line: str, told: str) -> None:

@@ -7,6 +7,7 @@ commit, date. A folder may hold several such files. Kernels that were not measur
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def read_measured(folder: Path, draft: Draft | None = None) -> dict[str, Measure
     for path in files:
         rows = read_table(path if draft is None else draft.used(path), COLUMNS)
         median = number_column(rows, "median", path)
+        _check_devices(rows, path, draft)
         for line, (kernel, text, unit) in enumerate(zip(rows["kernel"], rows["params"], rows["unit"], strict=True), 2):
             try:
                 params = json.loads(str(text))
@@ -87,6 +89,17 @@ def read_measured(folder: Path, draft: Draft | None = None) -> dict[str, Measure
             value = median[line - 2] * UNITS[str(unit)]
             found[str(kernel)] = Measured([*told.params, params], np.append(told.median, value))
     return found
+
+
+def _check_devices(rows: Mapping[str, Any], path: Path, draft: Draft | None) -> None:
+    """Refuse what no GPU measured; note what the rest was measured on, and when."""
+    for line, device in enumerate(rows["device"], 2):
+        if str(device).startswith("interpreter"):
+            what = f"a time of the {device}"
+            raise CalibrationError(what, where=f"{path}, line {line}", expected="times measured on a GPU")
+    if draft is not None:
+        told = sorted({f"{device}, {date}" for device, date in zip(rows["device"], rows["date"], strict=True)})
+        draft.notes.append(f"measured on {'; '.join(told)}"[:200])
 
 
 def fit_measured(rank: Rank, folder: Path) -> Draft:
