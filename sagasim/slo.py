@@ -12,7 +12,7 @@ cannot keep a task near its idle time; `crowding` says how much slower a step is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from sagasim.errors import ConfigError
 from sagasim.eventlog import UNFINISHED
 from sagasim.metrics import measured, ratio, rounded, tct_ps, window
 from sagasim.simulate import Result, calibration_of, engine_settings, simulate
+from sagasim.sources import prefixes_under
 from sagasim.units import BLOCK_TOKENS
 from sagasim.work import Work, capacity
 
@@ -42,7 +43,8 @@ Progress = Callable[[int, int], None]
 
 def bases(work: Work, progress: Progress | None = None) -> dict[str, Ints]:
     """Base times of the tasks in ps, by number of the task: idle, and expected where the capacity can be measured."""
-    found = {"idle": _run(_plain(work.config, arrivals="closed", concurrency=1), _apart(work.tasks), progress)}
+    apart = (prefixes_under(task, task.name) for task in work.tasks)  # nothing of one is of use to the next
+    found = {"idle": _run(_plain(work.config, arrivals="closed", concurrency=1), apart, progress)}
     try:
         half = 0.5 * capacity(work.config, progress)
     except ConfigError:  # too few tasks to tell a capacity
@@ -61,22 +63,6 @@ def _plain(config: Config, **arrivals: Any) -> Config:
 
 def _run(config: Config, tasks: Iterable[Task], progress: Progress | None) -> Ints:
     return tct_ps(simulate(config, tasks, progress=progress).tasks)
-
-
-def _apart(tasks: Iterable[Task]) -> Iterator[Task]:
-    """The tasks with prefixes of their own: what one leaves in the cache is of no use to the next."""
-    for task in tasks:
-        if task.prefixes:
-            names = {prefix.name: f"{task.name}/{prefix.name}" for prefix in task.prefixes}
-            yield replace(
-                task,
-                prefixes=tuple(
-                    replace(p, name=names[p.name], extends=names.get(p.extends or "", p.extends)) for p in task.prefixes
-                ),
-                calls=tuple(replace(c, extends=names.get(c.extends or "", c.extends)) for c in task.calls),
-            )
-        else:
-            yield task
 
 
 def slowdowns(result: Result, base_ps: Ints) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from sagasim.rng import Stream
 from sagasim.trace import Trace, format_of, open_trace, round_ps, take, trace_names
 from sagasim.workloads import generate, workloads
 
-__all__ = ["ENDLESS_TASKS", "families", "open_sources", "shares", "with_tenants"]
+__all__ = ["ENDLESS_TASKS", "families", "open_sources", "prefixes_under", "shares", "with_tenants"]
 
 ENDLESS_TASKS = 10**9  # of a generator in a mix: more than anybody takes
 MOST_WEIGHT = 1e9
@@ -106,6 +106,12 @@ def _draw(parts: list[_Part], seed: int) -> Iterator[Task]:
 
 def _labelled(task: Task, label: str) -> Task:
     """The task under the name of its source, so that nothing of two sources is taken for the same."""
+    tenant = label if task.tenant == "default" else f"{label}/{task.tenant}"
+    return replace(prefixes_under(task, label), name=f"{label}/{task.name}", tenant=tenant)
+
+
+def prefixes_under(task: Task, label: str) -> Task:
+    """The task with its prefixes renamed to `label/name`: it shares them only with tasks of the same label."""
     names = {prefix.name: f"{label}/{prefix.name}" for prefix in task.prefixes}
 
     def extends(item: Call | Prefix) -> str | None:
@@ -113,8 +119,7 @@ def _labelled(task: Task, label: str) -> Task:
 
     prefixes = tuple(replace(p, name=names[p.name], extends=extends(p)) for p in task.prefixes)
     calls = tuple(replace(c, extends=extends(c)) if c.extends in names else c for c in task.calls)
-    tenant = label if task.tenant == "default" else f"{label}/{task.tenant}"
-    return replace(task, name=f"{label}/{task.name}", tenant=tenant, prefixes=prefixes, calls=calls)
+    return replace(task, prefixes=prefixes, calls=calls)
 
 
 # ---- drawn again
