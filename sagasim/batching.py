@@ -53,9 +53,9 @@ class InFlight(Event, BlockTable):
     """
 
     __slots__ = (
-        "admitted", "carried", "carried_tokens", "computed", "decoding", "end", "first_token", "hit_tokens",
-        "known", "moved", "offset", "plan", "preemptions", "regenerated_elsewhere", "regenerated_here",
-        "request", "reused", "submitted", "ticket",
+        "admitted", "carried", "carried_from", "carried_tokens", "computed", "decoding", "end", "first_token",
+        "hit_tokens", "known", "moved", "offset", "place", "plan", "preemptions", "regenerated_elsewhere",
+        "regenerated_here", "reloaded_tokens", "request", "reused", "submitted", "ticket",
     )  # fmt: skip
 
     env: Clock
@@ -66,6 +66,7 @@ class InFlight(Event, BlockTable):
         self.plan = plan
         self.request = request
         self.submitted = submitted
+        self.place = -1  # the replica that has it
         self.reset()
 
     def reset(self) -> None:
@@ -77,8 +78,9 @@ class InFlight(Event, BlockTable):
         self.offset = self.end = 0  # while decoding: context length minus step number; step that writes its last token
         self.decoding = False
         self.moved = False  # by a balancing policy, to another replica
-        self.carried_tokens = 0
-        self.carried = 0  # leading blocks of its prompt that came with it and are not yet in the cache here
+        self.carried_tokens = self.reloaded_tokens = 0
+        # blocks carried_from..carried-1 of its prompt came with it and are not yet in the cache here
+        self.carried = self.carried_from = 0
         self.admitted = self.first_token = -1
         self.registered = self.allocated = self.ticket = 0  # ticket counts admissions: who was admitted later
         self.hit_tokens = self.regenerated_here = self.regenerated_elsewhere = self.preemptions = self.reused = 0
@@ -173,5 +175,6 @@ def log_call(logs: Logs, call: InFlight, view: ReplicaView, now: int) -> None:
             call.reused // 10**6,
             plan.tool_ps,
             call.carried_tokens,
+            call.reloaded_tokens,
         )
     )

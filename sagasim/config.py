@@ -19,6 +19,7 @@ from sagasim.hardware import DTYPES, Gpu, load_gpu, load_model
 from sagasim.units import PS_PER_S
 
 __all__ = [
+    "ABLATIONS",
     "PRESETS",
     "RATED",
     "Config",
@@ -74,6 +75,9 @@ class Config:
     balance: str = "none"  # moves waiting calls between replicas
     balance_epoch_s: float = 0.1  # how often
     balance_carries: bool = True  # what is cached of a moved call's prompt is copied over the links first
+    prefetch: str = "none"  # when to bring back from host memory what a coming call will need
+    preempt: str = "none"  # which running calls give way to a waiting one
+    preempt_after_s: float = 0.5  # once that has waited so long; looked at every balance_epoch_s
     # engine (names and defaults of vLLM 0.15)
     prefix_caching: bool = True
     async_scheduling: bool = True
@@ -86,6 +90,10 @@ class Config:
     stop: str = "eos"  # eos: the stop is seen only in the output; length: it is foreseen
     reserve_full_prompt: bool = False  # as vLLM 0.19 does: a call starts only if there is room for its whole prompt
     evict_batch_blocks: int = 64  # a scored eviction frees this many blocks at a time
+    host_memory_gb: float = 0.0  # GiB of a node's host memory for evicted KV; 0: what is evicted is gone
+    host_gb_per_s: float | None = None  # of a GPU and direction; default: as calibrated, else 0.8 of the PCIe rate
+    copy_slowdown: float | None = None  # steps take so many times longer beside copies; default: calibrated, else 1.6
+    copy_slowdown_both: float | None = None  # the same beside copies in both directions; default: else 2.8
     failures: str | None = None  # replicas that fail or are drained, and when: see failures.py
     reference: bool = False  # every step and every block singly
 
@@ -100,6 +108,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "evict": "lru",
         "predict": "none",
         "balance": "none",
+        "prefetch": "none",
+        "preempt": "none",
+        "host_memory_gb": 0.0,
     },
     # vLLM 0.15: prefix caching, asynchronous scheduling, the cache-aware rule of vLLM's router.
     "vllm-0.15": {
@@ -110,9 +121,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "evict": "lru",
         "predict": "none",
         "balance": "none",
+        "prefetch": "none",
+        "preempt": "none",
+        "host_memory_gb": 0.0,
     },
-    # The mechanisms of SAGA that are built: no host memory, no prefetch, no preemption by urgency (docs/saga.md).
-    "saga-lite": {
+    # As much throughput as batches give: large ones, the calls with the least to compute first, nobody's deadline.
+    "throughput": {
+        "prefix_caching": True,
+        "async_scheduling": True,
+        "route": "prefix-affinity",
+        "order": "least-new",
+        "evict": "lru",
+        "predict": "none",
+        "balance": "none",
+        "prefetch": "none",
+        "preempt": "none",
+        "host_memory_gb": 0.0,
+        "max_num_batched_tokens": 16384,
+    },
+    # SAGA, all of it (docs/saga.md); its host memory is 512 GiB a node.
+    "saga": {
         "prefix_caching": True,
         "async_scheduling": True,
         "route": "saga-affinity",
@@ -120,8 +148,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "evict": "wa-lru",
         "predict": "aeg",
         "balance": "steal",
+        "prefetch": "tool-end",
+        "preempt": "urgency",
+        "host_memory_gb": 512.0,
+        "evict_batch_blocks": 256,
     },
 }
+ABLATIONS: dict[str, dict[str, Any]] = {  # preset saga without one of its mechanisms
+    "saga-no-affinity": {"route": "least-loaded"},
+    "saga-no-wa-lru": {"evict": "lru"},
+    "saga-no-ttl": {"evict": "wa-lru:ttl=false"},
+    "saga-no-stealing": {"balance": "none"},
+    "saga-no-prefetch": {"prefetch": "none"},
+    "saga-no-host": {"host_memory_gb": 0.0, "prefetch": "none"},
+    "saga-no-afs": {"order": "fcfs", "preempt": "none"},
+    "saga-no-preemption": {"preempt": "none"},
+    # its strategies: who is first in a replica's queue
+    "saga-bfs": {"order": "fcfs", "preempt": "none"},
+    "saga-dfs": {"order": "lifo", "preempt": "none"},
+}
+PRESETS |= {name: {**PRESETS["saga"], **changes} for name, changes in ABLATIONS.items()}
 
 _WORDS = {
     "arrivals": ("auto", "recorded", "at-once", "poisson", "bursty", "diurnal", "closed"),
@@ -162,9 +208,12 @@ _UP_TO = {  # above 0, at most this
     "diurnal_period_s": 1e6,
     "time_scale": 1e6,
     "balance_epoch_s": 1e6,
+    "preempt_after_s": 1e6,
+    "host_gb_per_s": 1e6,
     "horizon_s": MAX_DURATION_PS / PS_PER_S,
 }
-_PARTS = {"warmup": 0.9, "cooldown": 0.9, "diurnal_amplitude": 1.0}  # from 0, at most this
+_PARTS = {"warmup": 0.9, "cooldown": 0.9, "diurnal_amplitude": 1.0, "host_memory_gb": 1e6}  # from 0, at most this
+_FACTORS = ("copy_slowdown", "copy_slowdown_both")  # from 1 to 100
 # A layer that says one of these takes back what earlier layers said of the others.
 _EXCLUSIVE = (("trace", "workload", "mix"), ("arrivals", "rate_per_min", "load", "concurrency"))
 RATED = ("poisson", "bursty", "diurnal")  # arrivals that have a rate
@@ -325,6 +374,8 @@ def _check_value(key: str, value: Any) -> None:
     if key in _UP_TO and not (_LEAST <= value <= _UP_TO[key] and math.isfinite(value)):
         expected = f"above 0 (from {_LEAST:g} on), at most {_UP_TO[key]:g}"
         raise ConfigError(f"{value:g} is out of range", where=key, expected=expected)
+    if key in _FACTORS and not 1 <= value <= 100:
+        raise ConfigError(f"{value:g} is out of range", where=key, expected="from 1 to 100")
     if key in _PARTS and not 0 <= value <= _PARTS[key]:
         raise ConfigError(f"{value:g} is out of range", where=key, expected=f"from 0 to {_PARTS[key]:g}")
     if value == "":

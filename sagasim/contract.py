@@ -35,6 +35,10 @@ def check_policy(spec: str) -> str:
         named |= {"evict": "wa-lru", "order": "afs"}
     elif found.sees_workflow:
         named["predict"] = "truth" if found.clairvoyant else "aeg:cold_start=3"
+    if found.kind == "prefetch":  # there has to be something to bring back, and somebody who blocks others
+        named["host_memory_gb"] = 0.5
+    if found.kind == "preempt":
+        named |= {"order": "lifo", "preempt_after_s": 0.02}
     config = replace(_config(), **named)
     tasks = contract_tasks()
     costs = constant_calibration(5 * PS_PER_MS, decode_ps=20_000, prefill_token_ps=30_000_000)

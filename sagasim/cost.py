@@ -30,7 +30,15 @@ import numpy as np
 
 from sagasim.errors import CalibrationError
 
-__all__ = ["StepCost", "checked_calibration", "constant_calibration", "first_beyond", "load_calibration", "series_sum"]
+__all__ = [
+    "StepCost",
+    "beside_copies",
+    "checked_calibration",
+    "constant_calibration",
+    "first_beyond",
+    "load_calibration",
+    "series_sum",
+]
 
 Chunk = tuple[int, int]  # new tokens, cached tokens before them
 _Row = tuple[int, int, list[int], list[int], list[int]]
@@ -250,6 +258,24 @@ def _sum_terms(largest: int, terms: Sequence[dict[str, Any]], axis: str) -> list
     for term in terms:
         sums = [total + part for total, part in zip(sums, _on_axis(largest, term[axis], term["ps"]), strict=True)]
     return sums
+
+
+def beside_copies(calibration: dict[str, Any], percent: int) -> dict[str, Any]:
+    """The calibration of steps that share the GPUs with copies: what the GPU does takes `percent` per cent as long."""
+
+    def longer(part: Any) -> Any:
+        if isinstance(part, dict):
+            timed = ("ps", "base_ps", "per_cached_token", "empty_tile_ps")
+            return {key: longer(value) if key in timed else value for key, value in part.items()}
+        return [longer(value) for value in part] if isinstance(part, list) else part * percent // 100
+
+    slower = {**calibration, "constant_ps": calibration["constant_ps"] * percent // 100}
+    for key in ("decode_attention", "mixed_attention", "prefill_attention"):
+        if key in calibration:
+            slower[key] = longer(calibration[key])
+    for key in ("token_terms", "sequence_terms"):
+        slower[key] = [longer(term) for term in calibration[key]]
+    return slower
 
 
 def series_sum(value: int, slope: int, steps: int) -> int:

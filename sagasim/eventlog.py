@@ -13,7 +13,18 @@ from struct import Struct
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CALLS", "OCCUPANCY", "REPLICAS", "TASKS", "UNFINISHED", "Columns", "Table", "digest"]
+__all__ = [
+    "CALLS",
+    "KINDS_OF_TRANSFERS",
+    "OCCUPANCY",
+    "REPLICAS",
+    "TASKS",
+    "TRANSFERS",
+    "UNFINISHED",
+    "Columns",
+    "Table",
+    "digest",
+]
 
 Columns = Mapping[str, NDArray[np.int64]]
 
@@ -35,6 +46,7 @@ CALLS = (
     "reused_block_us",  # blocks hit while idle, times how long each had been idle (block microseconds)
     "tool_ps",  # tools after the call
     "carried_tokens",  # of the prompt, copied here from the replica where the call waited before
+    "reloaded_tokens",  # of the prompt, copied here from host memory for this call
 )
 TASKS = ("task", "tenant", "arrival_ps", "finished_ps", "calls", "prompt_tokens", "output_tokens", "tool_ps")
 # busy_ps: of all steps decided so far
@@ -50,6 +62,18 @@ REPLICAS = (
     "evicted_blocks",
     "preemptions",
     "in_flight",  # calls sent here and not finished when the run ended
+    "prefetched_blocks",  # put into the cache here before a call asked for them
+)
+KINDS_OF_TRANSFERS = ("steal", "write_back", "reload", "prefetch")
+TRANSFERS = (
+    "kind",  # place in KINDS_OF_TRANSFERS: with a stolen call, to host memory, for a call, ahead of one
+    "task",  # -1: evicted blocks, of any task
+    "source",  # a replica, or -1 - node for its host memory
+    "target",
+    "bytes",
+    "started_ps",
+    "ended_ps",
+    "cancelled",  # 1: given up at ended_ps
 )
 
 

@@ -71,6 +71,8 @@ class Model:
 class Gpu:
     """One GPU and its links. Link bandwidths are per GPU and direction; flops are dense peaks per second.
 
+    pcie_uplink_gpus: GPUs that share one link to the host; host_memory_bytes_per_s: of a node, in both directions
+    together, 0 where it is unknown and does not limit.
     sms: streaming multiprocessors, each of which works on one thread block of an attention kernel at a time.
     """
 
@@ -86,6 +88,8 @@ class Gpu:
     inter_node_bytes_per_s: int
     pcie_bytes_per_s: int
     source: str
+    pcie_uplink_gpus: int = 1
+    host_memory_bytes_per_s: int = 0
 
 
 def data_dir() -> Path:

@@ -12,6 +12,8 @@ first and only where no idle block continues it. (Whoever holds a continuation h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sagasim.errors import LawError
 from sagasim.plan import Branch
 from sagasim.seams import IdleContext, Memory, Ranker
@@ -55,8 +57,8 @@ class KVCache:
     """All blocks of one replica. free: blocks that no call holds; cached: those of them that can still be hit."""
 
     __slots__ = (
-        "_batch", "_duplicated", "_holders", "_index", "_queue", "_rank", "_replica", "blank",
-        "cached", "evicted", "free", "held", "num_blocks", "scored",
+        "_batch", "_duplicated", "_forks", "_holders", "_index", "_queue", "_rank", "_replica", "blank",
+        "cached", "evicted", "free", "held", "num_blocks", "on_evict", "scored",
     )  # fmt: skip
 
     def __init__(self, num_blocks: int, replica: int, *, rank: Ranker | None = None, batch: int = 1) -> None:
@@ -66,6 +68,8 @@ class KVCache:
         self._rank = rank
         self._batch = batch
         self.scored = rank is not None
+        # is told which blocks (branch, lo, hi) a scored eviction takes, in order
+        self.on_evict: Callable[[list[tuple[Branch, int, int]]], None] | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -75,6 +79,7 @@ class KVCache:
         self.held = 0  # blocks that calls held when the last boundary began, for a scored eviction
         self.blank = self.num_blocks  # free blocks that hold nothing; kept only for a scored eviction
         self._index: dict[Branch, list[Run]] = {}  # in order of registration
+        self._forks: dict[Branch, set[Branch]] = {}  # branch -> branches in the index that fork from it
         self._duplicated: set[Branch] = set()  # branches that have held a block twice
         self._holders: set[BlockTable] = set()
         self._queue = Run(None, 0, 0)  # sentinel: next is the head, prev the tail
@@ -226,6 +231,8 @@ class KVCache:
             run = Run(branch, lo, hi)
             run.ref = 1
             self._index[branch] = [run]
+            if len(branch.path) > 1:
+                self._forks.setdefault(branch.path[-2][0], set()).add(branch)
             call.runs.append(run)
             return
         while lo < hi:
@@ -244,17 +251,21 @@ class KVCache:
                 call.runs.append(last)
             lo = stop
 
-    def adopt(self, path: Path, upto: int, now: int, idle: IdleContext | None) -> None:
-        """Put blocks that were copied from elsewhere into the cache, idle, as far as free blocks last."""
+    def adopt(self, path: Path, start: int, upto: int, now: int, idle: IdleContext | None) -> int:
+        """Put blocks start..upto-1 of a path, copied from elsewhere, into the cache, idle, as far as free blocks last.
+
+        Returns how many; none where what comes before them is no longer there.
+        """
         portions, at, idle_hits = self.match(path, upto)
         missing = min(upto - at, self.free - idle_hits)
-        if missing <= 0:
-            return
+        if missing <= 0 or at < start:
+            return 0
         table = BlockTable()
         self.hold(table, portions, now)
         self.take(table, missing, now)
         self.register(table, path, at + missing)
         self.release(table, now, idle)
+        return missing
 
     def release(self, call: BlockTable, now: int, idle: IdleContext | None = None) -> None:
         """The call lets go of its blocks: those that nobody else holds join the queue, the last block first.
@@ -339,8 +350,14 @@ class KVCache:
         runs = self._index[run.branch]
         runs.remove(run)
         if not runs:
-            del self._index[run.branch]
-            self._duplicated.discard(run.branch)
+            branch = run.branch
+            del self._index[branch]
+            self._duplicated.discard(branch)
+            if len(branch.path) > 1:
+                siblings = self._forks[branch.path[-2][0]]
+                siblings.discard(branch)
+                if not siblings:
+                    del self._forks[branch.path[-2][0]]
 
     # ---- scored eviction
 
@@ -359,46 +376,52 @@ class KVCache:
             number = run.idle.number
             contexts[number] = run.idle
             sizes[number] = sizes.get(number, 0) + run.hi - run.lo
-        told = [contexts[n]._replace(blocks=size) for n, size in sizes.items()]
+        told = []
+        for number, size in sizes.items():
+            context = contexts[number]
+            told.append(
+                IdleContext(
+                    number, context.task, context.tenant, context.agent, context.context, context.since_ps, size
+                )
+            )
         found = self._rank(told, now, Memory(self.num_blocks, self.held))
         ranks = {idle.number: (rank, idle.number) for idle, rank in zip(told, found, strict=True)}
         order = sorted(((ranks[run.idle.number], -run.hi), run) for run in idle if run.idle is not None)
         candidates = [run for _, run in order]
-        forks = self._forks()
+        pieces: list[tuple[Branch, int, int]] = []
         while count:
             for run in candidates:
-                room = self._evictable(run, forks)
+                room = self._evictable(run)
                 if room:
                     break
             else:  # what is left is continued through another copy of itself, which stays
                 run, room = candidates[0], 1
             part = min(count, room)
-            self._evict_tail(run, part, forks)
+            branch = run.branch
+            assert branch is not None
+            pieces.append((branch, run.hi - part, run.hi))
+            self._evict_tail(run, part)
             count -= part
             if run.lo == run.hi:
                 candidates.remove(run)
-
-    def _forks(self) -> dict[tuple[Branch, int], int]:
-        """(branch, block) -> branches that an idle block continues there."""
-        forks: dict[tuple[Branch, int], int] = {}
-        for branch in self._index:
-            if len(branch.path) > 1 and self._begins_idle(branch):
-                at = branch.path[-2]
-                forks[at] = forks.get(at, 0) + 1
-        return forks
+        if self.on_evict is not None:
+            self.on_evict(pieces)
 
     def _begins_idle(self, branch: Branch) -> bool:
         """Whether a copy of the first block of the branch is idle."""
         first = branch.path[-2][1]
         return any(run.lo == first and not run.ref for run in self._index.get(branch, ()))
 
-    def _evictable(self, run: Run, forks: dict[tuple[Branch, int], int]) -> int:
+    def _evictable(self, run: Run) -> int:
         """How many blocks may go from the tail of an idle run."""
         assert run.branch is not None
         floor = run.lo
-        for (branch, at), count in forks.items():
-            if branch is run.branch and count and floor < at <= run.hi:
+        for fork in self._forks.get(run.branch, ()):
+            at = fork.path[-2][1]
+            if floor < at <= run.hi and self._begins_idle(fork):
                 floor = at
+                if floor == run.hi:
+                    return 0
         for other in self._index[run.branch]:
             if other is run or other.ref or other.lo > run.hi or other.hi <= run.lo:
                 continue
@@ -408,18 +431,14 @@ class KVCache:
             floor = max(floor, other.hi if other.hi < run.hi else other.hi - 1)
         return run.hi - floor
 
-    def _evict_tail(self, run: Run, count: int, forks: dict[tuple[Branch, int], int]) -> None:
+    def _evict_tail(self, run: Run, count: int) -> None:
         run.hi -= count
         self.cached -= count
         self.evicted += count
         self.blank += count
         if run.hi == run.lo:
-            assert run.branch is not None
             self._unlink(run)
             self._forget(run)
-            branch = run.branch
-            if len(branch.path) > 1 and run.lo == branch.path[-2][1] and not self._begins_idle(branch):
-                forks[branch.path[-2]] -= 1
 
     # ---- law
 

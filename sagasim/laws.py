@@ -44,16 +44,17 @@ def check_log(
     _hold("hits are whole blocks", calls["hit_tokens"] % BLOCK_TOKENS == 0)
     _hold("a hit leaves a token to compute", calls["hit_tokens"] < calls["prompt_tokens"])
     if not began_again and not replicas["in_flight"].any():  # what others computed could be hit, but is not in the log
-        _hold("hits were computed before", _computed_before(calls) >= calls["hit_tokens"])
+        _hold("hits were computed before", _computed_before(calls, replicas) >= calls["hit_tokens"])
     total = replicas["num_blocks"][occupancy["replica"]]
     _hold("blocks suffice", occupancy["held_blocks"] + occupancy["cached_blocks"] <= total)
     _hold("counts are not negative", np.minimum(occupancy["held_blocks"], occupancy["cached_blocks"]) >= 0)
     _hold("places suffice", occupancy["running"] <= max_num_seqs)
     _hold("running calls hold blocks", occupancy["running"] <= occupancy["held_blocks"])
+    _hold("whole prompts are found, carried or reloaded", calls["reloaded_tokens"] < calls["prompt_tokens"])
     _hold("busy no longer than the steps last", replicas["busy_ps"] <= replicas["last_step_end_ps"])
 
 
-def _computed_before(calls: Columns) -> NDArray[np.int64]:
+def _computed_before(calls: Columns, replicas: Columns) -> NDArray[np.int64]:
     """Tokens that others may have left on the same replica by the time each call was admitted, at most."""
     bound = np.zeros(len(calls["task"]), dtype=np.int64)
     tokens = calls["prompt_tokens"] + calls["output_tokens"]
@@ -63,7 +64,9 @@ def _computed_before(calls: Columns) -> NDArray[np.int64]:
         times = calls["admitted_ps"][order]
         before = np.concatenate([[0], np.cumsum(tokens[order])])
         upto = np.searchsorted(times, times, side="right") - 1  # others of the same step count: it is one batch
-        bound[order] = before[upto] + calls["carried_tokens"][here].sum()
+        copied = calls["carried_tokens"][here].sum() + calls["reloaded_tokens"][here].sum()
+        prefetched = replicas["prefetched_blocks"][replica] * BLOCK_TOKENS
+        bound[order] = before[upto] + copied + prefetched
     return bound
 
 

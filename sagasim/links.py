@@ -1,21 +1,20 @@
-"""Links between replicas: transfers that run at the same time share the ports they use.
+"""Links: transfers that run at the same time share the ports they use.
 
-Each replica has a port out and a port in to the other replicas of its node (NVLink), and one of each to other nodes
-(network); all GPUs of a replica send at once. A transfer runs at the smaller of its two ports' shares, a share being
-the port's bandwidth over the transfers that use it. Rates and completion times are whole numbers, computed anew
-whenever a transfer starts or ends.
+A port is a name and a number (`("net out", replica)`); all ports of one name have one bandwidth. A transfer runs at the
+smallest of its ports' shares, a share being the port's bandwidth over the transfers that use it. Rates and completion
+times are whole numbers, computed anew whenever a transfer starts, ends or is cancelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from simpy import Event
 from simpy.events import EventPriority
 
 from sagasim.clock import Clock
 
-__all__ = ["Links"]
+__all__ = ["Links", "Port", "Transfer"]
 
 _PRIORITY = EventPriority(3)  # after boundaries, agents and routing of the same time
 _SCALE = 10**12  # bytes are counted in parts, so that a rate in bytes a second moves whole parts in a picosecond
@@ -23,47 +22,46 @@ _SCALE = 10**12  # bytes are counted in parts, so that a rate in bytes a second 
 Port = tuple[str, int]
 
 
-class _Transfer:
-    __slots__ = ("done", "left", "number", "ports", "rate")
+class Transfer:
+    """`size` bytes on their way. rate: bytes a second; left: parts of a byte."""
 
-    def __init__(self, number: int, size: int, ports: tuple[Port, Port], done: Callable[[], None]) -> None:
-        self.number = number
+    __slots__ = ("done", "left", "ports", "rate", "size", "started")
+
+    def __init__(self, size: int, ports: tuple[Port, ...], started: int, done: Callable[[], None]) -> None:
+        self.size = size
         self.left = size * _SCALE
         self.ports = ports
-        self.rate = 0  # bytes a second
+        self.started = started  # ps
+        self.rate = 0
         self.done = done
 
 
 class Links:
-    """All transfers under way. nodes: node of each replica; bandwidths are those of a replica, in bytes a second."""
+    """All transfers under way. bandwidth: of each port, by its name, in bytes a second."""
 
-    __slots__ = ("_active", "_alarm", "_bandwidth", "_env", "_nodes", "_since", "moved_bytes", "spent_ps", "transfers")
+    __slots__ = ("_active", "_alarm", "_bandwidth", "_env", "_since")
 
-    def __init__(self, env: Clock, nodes: list[int], intra_node: int, inter_node: int) -> None:
+    def __init__(self, env: Clock, bandwidth: Mapping[str, int]) -> None:
         self._env = env
-        self._nodes = nodes
-        self._bandwidth = {"intra": intra_node, "inter": inter_node}
-        self._active: list[_Transfer] = []
+        self._bandwidth = dict(bandwidth)
+        self._active: list[Transfer] = []
         self._since = 0  # up to when the transfers are accounted for
         self._alarm: Event | None = None  # the one that counts
-        self.transfers = self.moved_bytes = self.spent_ps = 0
 
-    def send(self, source: int, target: int, size: int, done: Callable[[], None]) -> None:
-        """Move `size` bytes from one replica to another; done() is called when the last one is there."""
-        env = self._env
-        now: int = env.now  # type: ignore[assignment]
+    def send(self, ports: tuple[Port, ...], size: int, done: Callable[[], None]) -> Transfer:
+        """Move `size` bytes through these ports; done() is called when the last one is there."""
+        now: int = self._env.now  # type: ignore[assignment]
         self._account(now)
-        kind = "intra" if self._nodes[source] == self._nodes[target] else "inter"
-        self.transfers += 1
-        self.moved_bytes += size
-        ports = ((f"{kind} out", source), (f"{kind} in", target))
-        started = now
+        transfer = Transfer(size, ports, now, done)
+        self._active.append(transfer)
+        self._share()
+        return transfer
 
-        def ended() -> None:
-            self.spent_ps += int(env.now) - started
-            done()
-
-        self._active.append(_Transfer(self.transfers, size, ports, ended))
+    def cancel(self, transfer: Transfer) -> None:
+        """Stop a transfer that is under way; its done() is never called."""
+        now: int = self._env.now  # type: ignore[assignment]
+        self._account(now)
+        self._active.remove(transfer)
         self._share()
 
     def _account(self, now: int) -> None:
@@ -78,8 +76,9 @@ class Links:
         for transfer in self._active:
             for port in transfer.ports:
                 users[port] = users.get(port, 0) + 1
+        bandwidth = self._bandwidth
         for transfer in self._active:
-            transfer.rate = min([max(1, self._bandwidth[port[0].split()[0]] // users[port]) for port in transfer.ports])
+            transfer.rate = max(1, min([bandwidth[port[0]] // users[port] for port in transfer.ports]))
         self._alarm = None
         if self._active:
             alarm = Event(self._env)

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sagasim.eventlog import UNFINISHED, Columns
+from sagasim.eventlog import KINDS_OF_TRANSFERS, UNFINISHED, Columns
+from sagasim.fairness import WINDOW_S, share_deviations
+from sagasim.policies.fair_share import parse_weights
+from sagasim.seams import find
 from sagasim.simulate import Result
 from sagasim.units import PS_PER_S, PS_PER_US, ps_from_s
 
@@ -191,11 +194,51 @@ def summary(result: Result) -> dict[str, Any]:
         **_latencies(calls),
         **_tokens(calls, prefix_caching=result.config.prefix_caching),
         **_cluster(result, seen),
+        **_predictions(result.counts),
         "notes": dict(sorted(result.notes.items())),
     }
+    if len(result.transfers["kind"]):
+        out["transfers"] = _transfers(result.transfers)
     if len(result.tenants) > 1:
         out["tenants"] = _tenants(result.tenants, tasks, calls, seen.cut_off_ps)
+        out["afs_deviation"] = _afs_deviation(result, seen)
     return out
+
+
+def _predictions(counts: Mapping[str, int]) -> dict[str, Any]:
+    """What policies counted, and of the next steps that followed: the part predicted, and of these the part right."""
+    if not counts:
+        return {}
+    told: dict[str, Any] = {"counts": dict(sorted(counts.items()))}
+    if "next_steps" in counts:
+        told["next_step_coverage"] = ratio(counts["next_steps_predicted"], counts["next_steps"])
+        told["next_step_accuracy"] = ratio(counts["next_steps_right"], counts["next_steps_predicted"])
+    return told
+
+
+def _transfers(transfers: Columns) -> dict[str, Any]:
+    """Copies of the whole run by kind: how many, how large, how long; those given up apart."""
+    told = {}
+    for kind, name in enumerate(KINDS_OF_TRANSFERS):
+        own = transfers["kind"] == kind
+        done = own & (transfers["cancelled"] == 0)
+        if own.any():
+            told[name] = {
+                "count": int(done.sum()),
+                "cancelled": int((own & ~done).sum()),
+                "gib": ratio(exact_sum(transfers["bytes"][done]), 2**30),
+                "time_s": spread((transfers["ended_ps"] - transfers["started_ps"])[done], PS_PER_S),
+            }
+    return told
+
+
+def _afs_deviation(result: Result, seen: Window) -> dict[str, Any]:
+    """How far tenants were from their Agent Fair Shares, in parts of the capacity, over windows of a minute."""
+    weights = parse_weights(str(find("order", result.config.order).values.get("weights", "")))
+    of_each = [weights.get(name, 1.0) for name in result.tenants]
+    window_ps = WINDOW_S * PS_PER_S
+    found = share_deviations(result.calls, result.tasks, seen.start_ps, seen.end_ps, of_each, window_ps)
+    return {"windows_s": WINDOW_S, **spread(np.rint(found * 10**9).astype(np.int64), 10**9)}
 
 
 def _within(times_ps: Ints, seen: Window) -> NDArray[np.bool_]:
@@ -233,6 +276,8 @@ def _tokens(calls: Columns, *, prefix_caching: bool) -> dict[str, Any]:
         **{f"{name}_tokens": total for name, total in totals.items()},
         "prefix_hit_rate": ratio(totals["hit"], totals["prompt"]),
         "regenerated_share": ratio(regenerated, totals["prompt"]),
+        "carried_tokens": exact_sum(calls["carried_tokens"]),
+        "reloaded_tokens": exact_sum(calls["reloaded_tokens"]),
         "preemptions": exact_sum(calls["preemptions"]),
     }
 

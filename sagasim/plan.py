@@ -38,6 +38,15 @@ class Context:
         self.prompt_tokens = prompt_tokens
         self.named = named  # a prefix that tasks share by name
 
+    def shares_with(self, above: Context) -> int:
+        """How many of its first tokens come from `above`, a context that it goes on from; 0 if it does not."""
+        shared = ENDLESS
+        node: Context | None = self
+        while node is not None and node is not above:
+            shared = min(shared, node.shared_tokens)
+            node = node.parent
+        return 0 if node is None else min(shared, self.prompt_tokens)
+
 
 class Branch:
     """A stretch of the token tree. `path`: (branch, end block) from the root down to this branch, whose end is open.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from simpy import Environment, Event
 
@@ -57,20 +58,24 @@ class ReferenceReplica:
         env: Environment,
         view: ReplicaView,
         settings: EngineSettings,
-        cost: StepCost,
+        costs: list[StepCost],
         cache: ReferenceCache,
         waiting: WaitingQueue,
         logs: Logs,
         on_finish: Callable[[InFlight], None],
         names: BlockNames,
     ) -> None:
-        self.env, self.view, self.settings, self.cost = env, view, settings, cost
+        self.env, self.view, self.settings, self.costs, self.cost = env, view, settings, costs, costs[0]
+        self.directions = 0  # in which copies run beside the steps
+        self.brought: list[tuple[InFlight, int, int]] = []
+        self.urgent: list[InFlight] = []
+        self.given_way: list[InFlight] = []
         self.cache, self.waiting, self.logs, self.on_finish, self.names = cache, waiting, logs, on_finish, names
         self.inbox: list[InFlight] = []
         self.states: dict[InFlight, _State] = {}
         self.running: list[_State] = []
         self.in_flight: deque[_Batch] = deque()
-        self.steps = self.busy = self.executed = self.preemptions = self.events = self.releases = 0
+        self.steps = self.busy = self.executed = self.preemptions = self.events = self.releases = self.prefetched = 0
         self.step_end = 0  # of the last step launched
         self.next: Event | None = None  # the boundary that counts
 
@@ -97,13 +102,33 @@ class ReferenceReplica:
         self.busy -= max(0, self.step_end - now)
         self.step_end = min(self.step_end, now)
         self.inbox, self.states, self.running, self.in_flight = [], {}, [], deque()
+        self.brought, self.urgent = [], []
         self.waiting.heap = []
         self.cache.clear()
         log_failure(self.logs, self.view, self.busy, now)
 
-    def cached_blocks(self, call: InFlight, now: int) -> int:  # noqa: ARG002 - the state is always that of now
-        limit = (call.known - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
-        return len(self.cache.match(self.names.of(call.plan.task, call.plan.index), limit))
+    def bring(self, call: InFlight, start: int, upto: int, now: int) -> None:  # noqa: ARG002
+        self.brought.append((call, start, upto))
+
+    def copies_run(self, directions: int, now: int) -> None:  # noqa: ARG002
+        self.directions = directions
+
+    def contenders(self, now: int) -> tuple[InFlight | None, list[InFlight]]:  # noqa: ARG002
+        return self.waiting.head() if self.waiting.heap else None, [state.call for state in self.running]
+
+    def preempt(self, calls: list[InFlight], now: int) -> None:  # noqa: ARG002
+        self.urgent = calls
+
+    def write_back_to(self, write_back: Callable[[int, list[Any]], None]) -> None:
+        self.cache.on_evict = lambda names: write_back(self.view.replica, names)
+
+    def cached_blocks(self, call: InFlight, now: int, limit: int = -1) -> int:  # noqa: ARG002 - the state is that of now
+        if limit < 0:
+            limit = (call.known - 1) // BLOCK_TOKENS
+        return len(self.cache.match(self.path_of(call), limit if self.settings.prefix_caching else 0))
+
+    def path_of(self, call: InFlight) -> list[Name]:
+        return self.names.of(call.plan.task, call.plan.index)
 
     def observe(self, call: InFlight, now: int) -> None:
         self.view.free_blocks = self.cache.free
@@ -121,16 +146,8 @@ class ReferenceReplica:
 
     def _schedule_all(self, now: int, before: int) -> None:
         self.executed += 1
-        for call in [call for call in self.inbox if call.request.submitted_ps < before]:
-            self.inbox.remove(call)
-            names = self.names.of(call.plan.task, call.plan.index)
-            self.states[call] = _State(call, names, call.plan.prompt_tokens)
-            if call.carried:
-                self.releases += 1
-                self.cache.adopt(names, call.carried, now, call.idle_context(self.releases, now))
-                call.carried = 0
-                self.events += 1
-            self.waiting.push(call, call.request.submitted_ps)
+        self.cost = self.costs[self.directions]
+        self._receive(before, now)
         while len(self.in_flight) < self.settings.lag:
             batch, preempted = self._schedule(now)
             if not batch.tokens:
@@ -146,6 +163,7 @@ class ReferenceReplica:
             for state, _, _, yields in batch.tokens:
                 if yields and state.call.first_token < 0:
                     state.call.first_token = batch.end
+        self.urgent = []
         if self.events:
             self.events = 0
             held = self.cache.num_blocks - self.cache.free
@@ -164,6 +182,23 @@ class ReferenceReplica:
         elif self.waiting.heap or self.running:
             raise LawError(f"replica {self.view.replica} is idle with {len(self.waiting.heap)} waiting calls")
 
+    def _receive(self, before: int, now: int) -> None:
+        for call, start, upto in self.brought:
+            self.prefetched += self._adopt(call, start, upto, now)
+        self.brought = []
+        for call in [call for call in self.inbox if call.request.submitted_ps < before]:
+            self.inbox.remove(call)
+            self.states[call] = _State(call, self.path_of(call), call.plan.prompt_tokens)
+            if call.carried:
+                self._adopt(call, call.carried_from, call.carried, now)
+                call.carried = 0
+            self.waiting.push(call, call.request.submitted_ps)
+
+    def _adopt(self, call: InFlight, start: int, upto: int, now: int) -> int:
+        self.releases += 1
+        self.events += 1
+        return self.cache.adopt(self.path_of(call), start, upto, now, call.idle_context(self.releases, now))
+
     def _time(self, batch: _Batch) -> int:
         decodes = [cached + 1 for _, new, cached, _ in batch.tokens if new == 1]
         chunks = [(new, cached) for _, new, cached, _ in batch.tokens if new > 1]
@@ -175,6 +210,7 @@ class ReferenceReplica:
         settings, cache = self.settings, self.cache
         batch = _Batch()
         budget = settings.max_num_batched_tokens
+        self._give_way(now)
         preempted = False
         position = 0
         while position < len(self.running) and budget:
@@ -211,6 +247,9 @@ class ReferenceReplica:
             self._allocate(state, want, now)
             self._add(batch, state, want)
             budget -= want
+        for call in self.given_way:
+            self.waiting.push(call, now)
+        self.given_way = []
         return batch, preempted
 
     def _wanted(self, state: _State, budget: int) -> int:
@@ -268,7 +307,22 @@ class ReferenceReplica:
         state.blocks = list(hits)
         state.named = len(hits)
 
-    def _preempt(self, state: _State, now: int) -> None:
+    def _give_way(self, now: int) -> None:
+        for call in self.urgent:
+            if not self.waiting.heap:
+                break
+            head = self.states[self.waiting.head()]
+            limit = (head.tokens - 1) // BLOCK_TOKENS if self.settings.prefix_caching else 0
+            hits = self.cache.match(head.names, limit)
+            room = -(-head.tokens // BLOCK_TOKENS) - len(hits) + sum(not block.holders for block in hits)
+            if len(self.running) < self.settings.max_num_seqs and room <= self.cache.free:
+                break
+            for state in [state for state in self.running if state.call is call]:
+                self.running.remove(state)
+                self._preempt(state, now, urgent=True)
+        self.urgent = []
+
+    def _preempt(self, state: _State, now: int, *, urgent: bool = False) -> None:
         self.view.running -= 1
         self.view.waiting += 1
         self.preemptions += 1
@@ -277,7 +331,10 @@ class ReferenceReplica:
         self._release(state, now)
         state.computed = 0
         if state.outputs + state.placeholders < state.call.plan.output_tokens:
-            self.waiting.push_front(state.call)
+            if urgent:
+                self.given_way.append(state.call)
+            else:
+                self.waiting.push_front(state.call)
 
     def _release(self, state: _State, now: int) -> None:
         self.releases += 1

@@ -6,6 +6,7 @@ Block identity comes from the calls themselves, not from branches; kvcache.py mu
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sagasim.core import Task
@@ -13,7 +14,7 @@ from sagasim.plan import PlannedTask
 from sagasim.seams import IdleContext, Memory, Ranker
 from sagasim.units import BLOCK_TOKENS
 
-__all__ = ["Block", "BlockNames", "Name", "ReferenceCache"]
+__all__ = ["Block", "BlockNames", "Name", "ReferenceCache", "ReferenceHost"]
 
 Name = tuple[object, str, int]  # who wrote the last token of a block, and which block of the path it is
 
@@ -73,6 +74,7 @@ class ReferenceCache:
         self.num_blocks = num_blocks
         self.ever: set[Name] = set()
         self.evicted = 0
+        self.on_evict: Callable[[list[Name]], None] | None = None
         self._rank = rank
         self._batch = batch
         self.clear()
@@ -120,17 +122,18 @@ class ReferenceCache:
         self.found.setdefault(name, []).append(block)
         self.ever.add(name)
 
-    def adopt(self, names: list[Name], upto: int, now: int, idle: IdleContext) -> None:
+    def adopt(self, names: list[Name], start: int, upto: int, now: int, idle: IdleContext) -> int:
         hits = self.match(names, upto)
         missing = min(upto - len(hits), self.free - sum(not block.holders for block in hits))
-        if missing <= 0:
-            return
+        if missing <= 0 or len(hits) < start:
+            return 0
         for block in hits:
             self.touch(block)
         blocks = [*hits, *(self.take(now) for _ in range(missing))]
         for place in range(len(hits), len(blocks)):
             self.cache(blocks[place], names[place], names[place - 1] if place else None)
         self.release(blocks, idle)
+        return missing
 
     def release(self, blocks: list[Block], idle: IdleContext) -> None:
         for block in reversed(blocks):
@@ -163,6 +166,7 @@ class ReferenceCache:
         told = {b.idle.number: b.idle._replace(blocks=sizes[b.idle.number]) for b in idle if b.idle is not None}
         memory = Memory(self.num_blocks, self.held)
         ranks = dict(zip(told, self._rank(list(told.values()), now, memory), strict=True))
+        gone: list[Name] = []
         for _ in range(count):
             continued = {block.parent for block in self.queue.values() if block.name is not None}
             order = sorted(
@@ -170,4 +174,39 @@ class ReferenceCache:
                 key=lambda b: (ranks[b.idle.number], b.idle.number, -b.name[2]) if b.idle and b.name else (0.0, 0, 0),
             )
             leaves = [block for block in order if block.name not in continued]
-            self._drop((leaves or order)[0])
+            block = (leaves or order)[0]
+            assert block.name is not None
+            gone.append(block.name)
+            self._drop(block)
+        if self.on_evict is not None:
+            self.on_evict(gone)
+
+
+class ReferenceHost:
+    """Host memory of a node, block by block, the oldest first."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.blocks: OrderedDict[Name, None] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        return len(self.blocks)
+
+    def missing(self, names: list[Name]) -> int:
+        return sum(name not in self.blocks for name in names)
+
+    def match(self, names: list[Name], at: int, limit: int) -> int:
+        while at < limit and names[at] in self.blocks:
+            at += 1
+        return at
+
+    def put(self, names: list[Name]) -> None:
+        for name in names:
+            self.blocks.pop(name, None)
+            self.blocks[name] = None
+        while len(self.blocks) > self.capacity:
+            self.blocks.popitem(last=False)
+
+    def touch(self, names: list[Name], start: int, upto: int) -> None:
+        self.put(names[start:upto][::-1])

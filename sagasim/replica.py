@@ -33,6 +33,9 @@ class Replica(Scheduler):
     __slots__ = (
         "alarm",
         "alarm_at",
+        "costs",
+        "deciding",
+        "directions",
         "env",
         "executed",
         "jump",
@@ -49,13 +52,16 @@ class Replica(Scheduler):
         env: Clock,
         view: ReplicaView,
         settings: EngineSettings,
-        cost: StepCost,
+        costs: list[StepCost],
         cache: KVCache,
         waiting: WaitingQueue,
         logs: Logs,
         on_finish: Callable[[InFlight], None],
     ) -> None:
-        super().__init__(view, settings, cost, cache, waiting, logs, on_finish)
+        super().__init__(view, settings, costs[0], cache, waiting, logs, on_finish)
+        self.costs = costs  # by the number of directions in which copies run beside a step
+        self.directions = 0
+        self.deciding = False
         self.env = env
         self.queue, self.tick = env.queue, env.tick
         self.priority = boundary_priority(view.replica)
@@ -84,6 +90,37 @@ class Replica(Scheduler):
             self.boundary = self.step_end = now
             self._decide_all(now, now + 1)
         elif not (self.blocked and self.waiting.in_order):
+            self._decide_soon(now)
+
+    def bring(self, call: InFlight, start: int, upto: int, now: int) -> None:
+        """Blocks start..upto-1 of a finished call's context were copied here; they enter the cache at a boundary."""
+        self.brought.append((call, start, upto))
+        self.blocked = False
+        self._decide_soon(now)
+
+    def copies_run(self, directions: int, now: int) -> None:
+        """From the next boundary on, steps share the GPUs with copies in so many directions."""
+        if directions != self.directions:
+            self.directions = directions
+            self._decide_soon(now)
+
+    def contenders(self, now: int) -> tuple[InFlight | None, list[InFlight]]:
+        """The head of the queue, and the running calls in order of admission."""
+        self.settle(now)
+        return self.waiting.heap[0][1] if self.waiting.heap else None, list(self.running)
+
+    def preempt(self, calls: list[InFlight], now: int) -> None:
+        """These running calls give way to the head of the queue at the next boundary, as far as it needs."""
+        self.urgent = calls
+        self._decide_soon(now)
+
+    def write_back_to(self, write_back: Callable[[int, list[Any]], None]) -> None:
+        number = self.view.replica
+        self.cache.on_evict = lambda pieces: write_back(number, pieces)
+
+    def _decide_soon(self, now: int) -> None:
+        """See to it that the next boundary is decided at, if the replica is at work."""
+        if not self.idle and not self.deciding:
             steps, at = self._next_boundary(now)
             if at < self.alarm_at:
                 self._set_alarm(steps, at)
@@ -96,9 +133,7 @@ class Replica(Scheduler):
             view.waiting -= 1
             view.loads[view.replica] -= 1
             self.blocked = False  # until the next boundary finds another head that is
-            steps, at = self._next_boundary(now)
-            if at < self.alarm_at:  # what waited behind it may start
-                self._set_alarm(steps, at)
+            self._decide_soon(now)  # what waited behind it may start
         return call
 
     def lose(self, now: int) -> None:
@@ -116,11 +151,16 @@ class Replica(Scheduler):
         self.jump = 0
         log_failure(self.logs, self.view, self.busy, now)
 
-    def cached_blocks(self, call: InFlight, now: int) -> int:
-        """Leading blocks of the call's prompt that are cached here, as of the last boundary."""
+    def cached_blocks(self, call: InFlight, now: int, limit: int = -1) -> int:
+        """Leading blocks of the call's context that are cached as of the last boundary; by default of its prompt."""
         self.settle(now)
-        limit = (call.known - 1) // BLOCK_TOKENS if self.caching else 0
-        return self.cache.match(call.plan.branch.path, limit)[1]
+        if limit < 0:
+            limit = (call.known - 1) // BLOCK_TOKENS
+        return self.cache.match(call.plan.branch.path, limit if self.caching else 0)[1]
+
+    def path_of(self, call: InFlight) -> Any:
+        """The blocks of a call's context, as host memory knows them."""
+        return call.plan.branch.path
 
     def settle(self, now: int) -> None:
         """Make the steps decided up to now history, for a view; what follows and when is not touched."""
@@ -177,7 +217,8 @@ class Replica(Scheduler):
         """How far nothing can change, and the alarm at the boundary behind it. fresh: the series is that from here."""
         lag = self.lag
         steps = 0
-        if self.decodes and not self.inbox and not self.prefilling and (self.blocked or not self.waiting.heap):
+        steady = self.costs[self.directions] is self.cost and not self.inbox and not self.brought
+        if self.decodes and steady and not self.prefilling and (self.blocked or not self.waiting.heap):
             ends = self.ends
             step, ticket, call = ends[0]
             while call.ticket != ticket:  # preempted since
@@ -237,12 +278,14 @@ class Replica(Scheduler):
     def _decide_all(self, now: int, before: int) -> None:
         """All that is due at a boundary; calls sent before `before` take part."""
         self.executed += 1
+        self.deciding = True
+        self.cost = self.costs[self.directions]
         changes, cache, ends, waiting, lag = self.changes, self.cache, self.ends, self.waiting, self.lag
         cache.held = cache.num_blocks - cache.free
         while True:
             if ends and ends[0][0] <= self.step + 1 - lag:
                 self._process_outputs(now)
-            if self.inbox:
+            if self.inbox or self.brought:
                 self._receive(before, now)
             decodes, step = self.decodes, self.step
             growth = self.residues[step % BLOCK_TOKENS]
@@ -271,6 +314,8 @@ class Replica(Scheduler):
                 fresh = False
             if self.idle or self.boundary > now:
                 break
+        self.deciding = False
+        self.urgent = []
         if changes != self.changes:
             view = self.view
             held = cache.num_blocks - cache.free

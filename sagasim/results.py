@@ -2,7 +2,7 @@
 
 config.toml       resolved configuration; running it again gives the same digest
 summary.json      metrics (canonical JSON)
-tasks, calls, occupancy, replicas .parquet    the log
+tasks, calls, occupancy, replicas, transfers .parquet    the log
 figure.png        unless it was not wanted
 timing.json       wall-clock facts of this very execution
 """
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,20 +22,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sagasim import __version__
+from sagasim.compiled import active
 from sagasim.config import merge, read_config, to_toml
 from sagasim.errors import ResultsError
-from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS
+from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, TRANSFERS
 from sagasim.importers.lines import is_there, printable
 from sagasim.simulate import Result
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["canonical_json", "read_json", "read_run", "staging", "write_json", "write_run"]
+    from sagasim.experiment import Run
+
+__all__ = ["canonical_json", "read_json", "read_run", "staging", "write_json", "write_run", "write_timed"]
 
 NAMES = ("task_name", "tenant_name")  # of the table of tasks
 ROWS_OF_A_BYTE = 100  # a file of few bytes and more rows than that is no log: rows differ
-TABLES = {"calls": CALLS, "tasks": TASKS, "occupancy": OCCUPANCY, "replicas": REPLICAS}
+TABLES = {"calls": CALLS, "tasks": TASKS, "occupancy": OCCUPANCY, "replicas": REPLICAS, "transfers": TRANSFERS}
 
 
 @contextmanager
@@ -126,6 +132,26 @@ def write_run(folder: Path, result: Result, summary: Mapping[str, Any]) -> None:
     write_json(folder / "summary.json", summary)
 
 
+def write_timed(folder: Path, run: Run, **timing: float) -> None:
+    """Write a run and how long everything took, its figure apart. timing: seconds of what came before."""
+    started = time.perf_counter()
+    write_run(folder, run.result, run.summary)
+    run.timing.update(timing, writing_s=time.perf_counter() - started, versions=_versions())
+    write_json(folder / "timing.json", run.timing)
+
+
+def _versions() -> dict[str, str]:
+    import pyarrow as pa
+
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+        "sagasim": __version__,
+        "engine": "compiled" if active() else "source",
+    }
+
+
 def _named(result: Result) -> dict[str, dict[str, Any]]:
     """The tables of the log, with names beside the numbers of tasks and tenants."""
     tasks, calls = result.tasks, result.calls
@@ -142,6 +168,7 @@ def _named(result: Result) -> dict[str, dict[str, Any]]:
             "tenant_name": _dictionary(tasks["tenant"], result.tenants),
         },
         "occupancy": dict(result.occupancy),
+        "transfers": dict(result.transfers),
         "replicas": dict(result.replicas),
     }
 
@@ -197,6 +224,7 @@ def read_run(folder: str | Path) -> Result:
         tenants=[tenants.get(number, "") for number in range(max(tenants, default=-1) + 1)],
         executed=0,
         notes=_notes(folder / "summary.json"),
+        counts=_counts(folder / "summary.json"),
     )
 
 
@@ -206,6 +234,13 @@ def _notes(path: Path) -> dict[str, str]:
     if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
         raise ResultsError("no notes of texts", where=str(path), expected="a file of sagasim run")
     return notes
+
+
+def _counts(path: Path) -> dict[str, int]:
+    counts = read_json(path).get("counts", {})
+    if not isinstance(counts, dict) or not all(isinstance(count, int) for count in counts.values()):
+        raise ResultsError("no counts of whole numbers", where=str(path), expected="a file of sagasim run")
+    return counts
 
 
 def _read_table(path: Path, numbers: tuple[str, ...], names: tuple[str, ...]) -> pa.Table:

@@ -37,10 +37,10 @@ class Scheduler:
     """The batch of a replica and how the next step is formed."""
 
     __slots__ = (
-        "blocked", "boundary", "budget", "busy", "cache", "caching", "changes", "cost", "decodes", "ends",
-        "foreseen", "idle", "inbox", "lag", "logs", "offset_max", "offset_sum", "on_finish", "preemptions",
-        "prefilling", "releases", "reserve", "residues", "running", "seats", "step", "step_end", "steps", "threshold",
-        "tickets", "view", "waiting", "wasted",
+        "blocked", "boundary", "brought", "budget", "busy", "cache", "caching", "changes", "cost", "decodes", "ends",
+        "foreseen", "given_way", "idle", "inbox", "lag", "logs", "offset_max", "offset_sum", "on_finish", "preemptions",
+        "prefetched", "prefilling", "releases", "reserve", "residues", "running", "seats", "step", "step_end", "steps",
+        "threshold", "tickets", "urgent", "view", "waiting", "wasted",
     )  # fmt: skip
 
     def __init__(
@@ -70,16 +70,20 @@ class Scheduler:
         self.step = 0  # last step decided
         self.step_end = 0  # when it ends
         self.boundary = 0  # when the next step is decided
-        self.tickets = self.releases = self.steps = self.busy = self.preemptions = 0
+        self.tickets = self.releases = self.steps = self.busy = self.preemptions = self.prefetched = 0
         self.changes = 0  # admissions, preemptions and ends
         self.clear()
 
     def clear(self) -> None:
         """No call is here, and nothing is cached."""
         self.inbox: list[InFlight] = []  # arrived since the last decision
+        # blocks (of a finished call, from, to) that were copied here meanwhile, to be put into the cache
+        self.brought: list[tuple[InFlight, int, int]] = []
         self.running: dict[InFlight, None] = {}  # in order of admission
         self.prefilling: set[InFlight] = set()  # those of them whose prompt is not yet scheduled to its end
         self.ends: list[tuple[int, int, InFlight]] = []  # (step, ticket, call): step after whose end something leaves
+        self.urgent: list[InFlight] = []  # running calls that are to give way to the head of the queue
+        self.given_way: list[InFlight] = []  # those that have, in this step: they may start again in the next one
         self.idle = True
         self.blocked = False  # the head of the queue waits for memory or a place
         self.decodes = 0
@@ -95,6 +99,8 @@ class Scheduler:
         """Form the next step: running calls, then waiting ones."""
         self.step = step = self.step + 1
         batch = Batch()
+        if self.urgent:
+            self._give_way(now)
         decodes, prefilling, budget = self.decodes, self.prefilling, self.budget
         growth = self.residues[(step - 1) % BLOCK_TOKENS]
         # all decodes at once where they come first and fit: of the calls that prefill there is one, the last admitted
@@ -115,6 +121,9 @@ class Scheduler:
         self.blocked = False
         if self.waiting.heap and not preempted:
             self._schedule_waiting(batch, budget, now)
+        for call in self.given_way:
+            self.waiting.push(call, now)
+        self.given_way = []
         time = self.cost.step(batch.decodes, batch.context_sum, batch.context_max, batch.chunks)
         previous_end = self.step_end
         end = self.step_end = previous_end + time
@@ -149,19 +158,25 @@ class Scheduler:
                 self._finish(call, now)
 
     def _receive(self, before: int, now: int) -> None:
+        for call, start, upto in self.brought:
+            self.prefetched += self._adopt(call, start, upto, now)
+        self.brought = []
         late = []
         for call in self.inbox:
             if call.submitted < before:
                 if call.carried:
-                    self.releases += 1
-                    idle = call.idle_context(self.releases, now) if self.cache.scored else None
-                    self.cache.adopt(call.plan.branch.path, call.carried, now, idle)
+                    self._adopt(call, call.carried_from, call.carried, now)
                     call.carried = 0
-                    self.changes += 1
                 self.waiting.push(call, call.submitted)
             else:
                 late.append(call)
         self.inbox = late
+
+    def _adopt(self, call: InFlight, start: int, upto: int, now: int) -> int:
+        self.releases += 1
+        self.changes += 1
+        idle = call.idle_context(self.releases, now) if self.cache.scored else None
+        return self.cache.adopt(call.plan.branch.path, start, upto, now, idle)
 
     def _schedule_running(self, calls: list[InFlight], batch: Batch, budget: int, now: int) -> tuple[int, bool]:
         """Running calls in order of admission. Returns the tokens left of the budget, and if a call was preempted."""
@@ -255,6 +270,21 @@ class Scheduler:
         else:
             self.prefilling.add(call)
 
+    def _give_way(self, now: int) -> None:
+        """Preempt the calls chosen for that, one after the other, until the head of the queue fits whole."""
+        chosen, self.urgent = self.urgent, []
+        for call in chosen:
+            if not self.waiting.heap:
+                break
+            head = self.waiting.heap[0][1]
+            limit = (head.known - 1) // BLOCK_TOKENS if self.caching else 0
+            _, hits, idle_hits = self.cache.match(head.plan.branch.path, limit)
+            room = -(-head.known // BLOCK_TOKENS) - hits + idle_hits
+            if len(self.running) < self.seats and room <= self.cache.free:
+                break
+            if call in self.running:
+                self._preempt(call, now, urgent=True)
+
     # ---- what happens to a call
 
     def _start_decoding(self, call: InFlight, first_token: int) -> None:
@@ -290,8 +320,11 @@ class Scheduler:
         call.decoding = False
         self._count(call, -1)
 
-    def _preempt(self, call: InFlight, now: int) -> None:
-        """Free the blocks of the last admitted call and put it before all waiting ones; a token in flight is kept."""
+    def _preempt(self, call: InFlight, now: int, *, urgent: bool = False) -> None:
+        """Free the blocks of a call and put it before all waiting ones, or for an urgent one, in its place among them.
+
+        A token in flight is kept.
+        """
         del self.running[call]
         self.view.running -= 1
         self.view.waiting += 1
@@ -315,7 +348,10 @@ class Scheduler:
         if call.allocated:
             self._let_go(call, now)
         call.ticket = 0
-        self.waiting.push_front(call)
+        if urgent:
+            self.given_way.append(call)
+        else:
+            self.waiting.push_front(call)
 
     def _finish(self, call: InFlight, now: int) -> None:
         view = self.view

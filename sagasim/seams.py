@@ -5,6 +5,8 @@
     evict(idle, now_ps, *, ...) -> float                        idle contexts lose blocks by ascending rank
     evict(idles, now_ps, memory, *, ...) -> ranks               the same for all at once (together=True)
     balance(replicas, now_ps, rng, *, ...) -> [(from, to), ...]  each moves the oldest call that waits and never started
+    prefetch(request, now_ps, *, ...) -> int | None             ps after which to bring back what its next call needs
+    preempt(waiting, running, now_ps, *, ...) -> [place, ...]   running calls that give way to a waiting one, in order
     predict(*, ...) -> Workflow                                 what is known of agents' workflows, told as they go on
 
 A policy that sees the workflow (sees_workflow=True) is a class; the run's Workflow is the first argument of __init__.
@@ -42,7 +44,7 @@ __all__ = [
     "ranker",
 ]
 
-KINDS = ("route", "order", "evict", "predict", "balance")
+KINDS = ("route", "order", "evict", "predict", "balance", "prefetch", "preempt")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -165,7 +167,14 @@ class Policy:
 
 
 _REGISTRY: dict[tuple[str, str], Policy] = {}
-_ARGUMENTS = {"route": "request, replicas, now_ps, rng", "order": "request, now_ps", "evict": "idle, now_ps"}
+_ARGUMENTS = {
+    "route": "request, replicas, now_ps, rng",
+    "order": "request, now_ps",
+    "evict": "idle, now_ps",
+    "balance": "replicas, now_ps, rng",
+    "prefetch": "request, now_ps",
+    "preempt": "waiting, running, now_ps",
+}
 _TOGETHER = "idles, now_ps, memory"  # of an eviction that ranks all at once
 
 
@@ -184,10 +193,13 @@ def policy(kind: str, name: str, **traits: Any) -> Callable[[F], F]:
 Ranker = Callable[[Sequence[IdleContext], int, Memory], Sequence[Any]]
 
 
-def ranker(evict: Policy, workflow: Workflow | None) -> Ranker | None:
-    """How idle contexts are ranked all at once, however the policy is written; None for the block queue itself."""
+def ranker(evict: Policy, workflow: Workflow | None, *, queue: bool = True) -> Ranker | None:
+    """How idle contexts are ranked all at once, however the policy is written; None for the block queue itself.
+
+    queue: False where that will not do (what is evicted is to be known at once): then whole contexts in its order.
+    """
     if evict.queue_order:
-        return None
+        return None if queue else lambda idles, *_: [idle.since_ps for idle in idles]
     rank = evict.build(workflow)
     return rank if evict.together else lambda idles, now_ps, _: [rank(idle, now_ps) for idle in idles]
 

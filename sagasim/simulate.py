@@ -13,21 +13,24 @@ from sagasim import seams
 from sagasim.agent import Agents
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue
 from sagasim.clock import Clock
-from sagasim.cluster import Balancer, Cluster, Engine
+from sagasim.cluster import Cluster, Engine
 from sagasim.config import Config
 from sagasim.core import Task
-from sagasim.cost import StepCost, checked_calibration, load_calibration
+from sagasim.cost import StepCost, beside_copies, checked_calibration, load_calibration
+from sagasim.epochs import Balancer, Epochs, Preempter
 from sagasim.errors import CalibrationError, ConfigError, TraceError, nearest
-from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns, Table, digest
+from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, TRANSFERS, Columns, Table, digest
 from sagasim.failures import parse_failures, schedule_failures
 from sagasim.hardware import Gpu, Model, data_dir, load_gpu, load_model
 from sagasim.kvcache import KVCache
 from sagasim.laws import check_log
-from sagasim.links import Links
+from sagasim.links import Links, Port
+from sagasim.movement import STEAL, Mover
 from sagasim.plan import PlannedTask
 from sagasim.replica import Replica
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView
+from sagasim.tiers import HostMemory
 from sagasim.units import BLOCK_TOKENS, PS_PER_S, ps_from_s
 
 if TYPE_CHECKING:
@@ -44,22 +47,23 @@ _LONGEST_PS = _LONGEST_DAYS * 86_400 * PS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The log of a run. calls, tasks, occupancy, replicas: columns as eventlog names them."""
+    """The log of a run. calls, tasks, occupancy, replicas, transfers: columns as eventlog names them."""
 
     config: Config
     calls: Columns
     tasks: Columns
     occupancy: Columns
     replicas: Columns
+    transfers: Columns
     task_names: list[str]
     tenants: list[str]  # name of each tenant number
     executed: int  # events that the engine executed; the steps that it simulated are in replicas
     notes: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)  # of what policies did, as far as they count it
 
     @property
     def digest(self) -> str:
-        tables = {"calls": self.calls, "tasks": self.tasks, "occupancy": self.occupancy, "replicas": self.replicas}
-        return digest(tables)
+        return digest({name: getattr(self, name) for name in ("calls", "tasks", "occupancy", "replicas", "transfers")})
 
 
 def kv_blocks(
@@ -98,22 +102,18 @@ def simulate(
     ends = Table(TASKS)
     workflow = _workflow(config, tasks)
     told = _Told(env, progress, workflow)
-    cost = StepCost(
-        calibration_of(config) if calibration is None else checked_calibration(calibration, "calibration"),
-        max_tokens=settings.max_num_batched_tokens,
-        max_seqs=settings.max_num_seqs,
-        asynchronous=settings.lag == 2,
-    )
+    measured = calibration_of(config) if calibration is None else checked_calibration(calibration, "calibration")
     route = seams.find("route", config.route)
     router = route.build(workflow)
-    replicas, told.forgets = _replicas(config, env, settings, cost, logs, told)
+    replicas, told.forgets = _replicas(config, env, settings, _costs(config, settings, measured), logs, told)
     if hasattr(router, "forget"):
         told.forgets.append(lambda plan: router.forget(plan.task.name))
     engines: list[Engine] = list(replicas)
     rng = Stream(config.seed, "route")
     cluster = Cluster(env, engines, router, rng, sees_cache=route.sees_cache, workflow=workflow)
-    if config.balance != "none":
-        _balance(config, cluster, router, workflow)
+    transfers = Table(TRANSFERS)
+    told.mover = _mover(config, cluster, measured, transfers, workflow)
+    balancer = _epochs(config, cluster, router, workflow, told.mover)
     failed: list[str] = []
     if config.failures is not None:
         failed = schedule_failures(parse_failures(config.failures, len(replicas)), cluster)
@@ -136,6 +136,7 @@ def simulate(
             replica.cache.check_integrity()
     calls, occupancy = logs.calls.columns("task", "call"), logs.occupancy.columns("time_ps", "replica")
     columns = _replica_columns(replicas, calls)
+    moved = transfers.columns("started_ps")
     task_log = ends.columns("task")
     seats, began_again = settings.max_num_seqs, config.failures is not None
     check_log(calls, task_log, occupancy, columns, max_num_seqs=seats, began_again=began_again)
@@ -145,28 +146,36 @@ def simulate(
         task_log,
         occupancy,
         columns,
+        moved,
         agents.task_names,
         list(agents.tenants),
         sum(replica.executed for replica in replicas),
-        _notes(workflow, cluster.balancer, failed),
+        _notes(workflow, balancer, moved, failed),
+        _counts(workflow, cluster),
     )
 
 
-def _notes(workflow: Any, balancer: Balancer | None, failed: list[str]) -> dict[str, str]:
+def _notes(workflow: Any, balancer: Balancer | None, moved: Columns, failed: list[str]) -> dict[str, str]:
     """What policies have to say about the run, and which replicas were out."""
     notes: dict[str, str] = dict(workflow.notes()) if hasattr(workflow, "notes") else {}
     if failed:
         notes["replicas"] = ", ".join(failed)
     if balancer is not None:
-        notes["moved"] = f"{balancer.moves:,} waiting calls to another replica"
-        links = balancer.links
-        if links is not None and links.transfers:
-            mean_ms = links.spent_ps / links.transfers / 10**9
-            size = f"{links.moved_bytes / links.transfers / 2**30:.2f} GiB on average"
-            notes["carried"] = (
-                f"the cached context of {links.transfers:,} of them, {size}, in {mean_ms:.0f} ms on average"
-            )
+        notes["moved"] = f"{balancer.count:,} waiting calls to another replica"
+        stolen = moved["kind"] == STEAL
+        if stolen.any():
+            mean_ms = float((moved["ended_ps"] - moved["started_ps"])[stolen].mean()) / 10**9
+            size = f"{float(moved['bytes'][stolen].mean()) / 2**30:.2f} GiB on average"
+            count = int(stolen.sum())
+            notes["carried"] = f"the cached context of {count:,} of them, {size}, in {mean_ms:.0f} ms on average"
     return notes
+
+
+def _counts(workflow: Any, cluster: Cluster) -> dict[str, int]:
+    counts: dict[str, int] = dict(workflow.counts()) if hasattr(workflow, "counts") else {}
+    if cluster.epochs is not None:
+        counts |= cluster.epochs.counts()
+    return counts
 
 
 class _Told:
@@ -178,6 +187,7 @@ class _Told:
         self.workflow = workflow
         self.forgets: list[Callable[[PlannedTask], None]] = []
         self.placed: dict[InFlight, int] | None = None
+        self.mover: Mover | None = None
         self._env = env
         self._progress = progress
         self._count = 0
@@ -193,28 +203,110 @@ class _Told:
             tools = tuple(tool.name for tool in plan.task.task.calls[plan.index].tools)
             now: int = self._env.now  # type: ignore[assignment]
             self.workflow.ended(call.request, tools, plan.output_tokens, now - call.admitted, now)
+        if self.mover is not None:
+            self.mover.finished(call, int(self._env.now))
 
     def left(self, plan: PlannedTask) -> None:
         if self.workflow is not None:
             self.workflow.left(plan.task.name, int(self._env.now))
+        if self.mover is not None:
+            self.mover.left(plan)
         for forget in self.forgets:
             forget(plan)
 
 
-def _balance(config: Config, cluster: Cluster, router: Any, workflow: seams.Workflow | None) -> None:
-    """Let a policy move waiting calls; a router that remembers where tasks are is told."""
-    decide = seams.find("balance", config.balance).build(workflow)
-    epoch_ps = ps_from_s(config.balance_epoch_s)
-    moved = getattr(router, "moved", None)
-    model, gpu = load_model(config.model), load_gpu(config.gpu)
-    links = None
-    if config.balance_carries:
-        nodes = [view.node for view in cluster.views]
-        bandwidths = (gpu.intra_node_bytes_per_s * config.tp, gpu.inter_node_bytes_per_s * config.tp)
-        links = Links(cluster.env, nodes, *bandwidths)
+def _costs(config: Config, settings: EngineSettings, calibration: dict[str, Any]) -> list[StepCost]:
+    """Times of steps beside copies in 0, 1 and 2 directions; one for all where nothing is ever copied."""
+    told = calibration.get("transfers", {}).get("decode_slowdown_percent", {})
+    one = round(100 * config.copy_slowdown) if config.copy_slowdown else 100 + max(told.values(), default=60)
+    # Published, one report of vLLM's offloading: steps of 15 ms take 24 beside loads, 42 beside loads and stores.
+    both = round(100 * config.copy_slowdown_both) if config.copy_slowdown_both else max(one, 280 if not told else one)
+    percents = [100, one, both] if _moves(config) else [100]
+    costs = [
+        StepCost(
+            calibration if percent == 100 else beside_copies(calibration, percent),
+            max_tokens=settings.max_num_batched_tokens,
+            max_seqs=settings.max_num_seqs,
+            asynchronous=settings.lag == 2,
+        )
+        for percent in percents
+    ]
+    return costs if len(costs) > 1 else costs * 3
+
+
+def _moves(config: Config) -> bool:
+    """Whether KV ever moves between replicas or tiers."""
+    hosted = config.host_memory_gb > 0 and config.prefix_caching
+    return hosted or (config.balance != "none" and config.balance_carries)
+
+
+def _mover(
+    config: Config, cluster: Cluster, calibration: dict[str, Any], log: Table, workflow: seams.Workflow | None
+) -> Mover | None:
+    """What moves KV: over NVLink within a node, the network between nodes, PCIe to host memory and back."""
+    if not _moves(config):
+        return None
+    model, gpu, tp = load_model(config.model), load_gpu(config.gpu), config.tp
     block_bytes = BLOCK_TOKENS * model.kv_bytes_in(config.dtype)
-    rng = Stream(config.seed, "balance")
-    cluster.balancer = Balancer(cluster, decide, moved, rng, epoch_ps, links, block_bytes)
+    bandwidth = {"host memory": gpu.host_memory_bytes_per_s}
+    for way in ("out", "in"):
+        bandwidth[f"nvlink {way}"] = gpu.intra_node_bytes_per_s * tp
+        bandwidth[f"net {way}"] = gpu.inter_node_bytes_per_s * tp
+        bandwidth[f"pcie {way}"] = _copy_rate(config, gpu, calibration, way) * max(1, tp // gpu.pcie_uplink_gpus)
+    hosts: list[Any] = []
+    ports: list[tuple[tuple[Port, ...], tuple[Port, ...]]] = []
+    if config.host_memory_gb and config.prefix_caching:
+        blocks = int(config.host_memory_gb * 2**30) // block_bytes
+        kind: Any = HostMemory
+        if config.reference:
+            from sagasim.reference_cache import ReferenceHost
+
+            kind = ReferenceHost
+        hosts = [kind(blocks) for _ in range(cluster.views[-1].node + 1)]
+        for view in cluster.views:
+            uplink = view.replica * tp // max(tp, gpu.pcie_uplink_gpus)
+            memory: tuple[Port, ...] = (("host memory", view.node),) if gpu.host_memory_bytes_per_s else ()
+            ports.append(((("pcie out", uplink), *memory), (("pcie in", uplink), *memory)))
+    prefetch = None
+    if config.prefetch != "none":
+        prefetch = seams.find("prefetch", config.prefetch).build(workflow)
+    cluster.mover = mover = Mover(cluster, Links(cluster.env, bandwidth), block_bytes, log, hosts, ports, prefetch)
+    return mover
+
+
+def _copy_rate(config: Config, gpu: Gpu, calibration: dict[str, Any], way: str) -> int:
+    """Bytes a second between a GPU and host memory, out of the GPU or into it: given, measured, or derived.
+
+    Measured: of the largest copy in the calibration. Derived: 0.8 of the link's rate, as SAGA's authors report 25 GB/s
+    of the 31.5 of PCIe 4.0 x16.
+    """
+    if config.host_gb_per_s is not None:
+        return round(config.host_gb_per_s * 10**9)
+    rows = calibration.get("transfers", {}).get(f"{'d2h' if way == 'out' else 'h2d'} auto", [])
+    if rows:
+        piece, count, ps = max(rows, key=lambda row: row[0] * row[1])
+        return int(piece * count * 10**12 // ps)
+    return gpu.pcie_bytes_per_s * 8 // 10
+
+
+def _epochs(
+    config: Config, cluster: Cluster, router: Any, workflow: seams.Workflow | None, mover: Mover | None
+) -> Balancer | None:
+    """Let policies move waiting calls and preempt running ones; a router that remembers where tasks are is told."""
+    balancer: Balancer | None = None
+    actions: list[Balancer | Preempter] = []
+    if config.balance != "none":
+        decide = seams.find("balance", config.balance).build(workflow)
+        rng = Stream(config.seed, "balance")
+        carries = mover if config.balance_carries else None
+        balancer = Balancer(cluster, decide, getattr(router, "moved", None), rng, carries)
+        actions.append(balancer)
+    if config.preempt != "none":
+        preempt = seams.find("preempt", config.preempt).build(workflow)
+        actions.append(Preempter(cluster, preempt, ps_from_s(config.preempt_after_s)))
+    if actions:
+        cluster.epochs = Epochs(cluster, ps_from_s(config.balance_epoch_s), actions)
+    return balancer
 
 
 def _workflow(config: Config, tasks: Iterable[Task]) -> seams.Workflow | None:
@@ -249,13 +341,13 @@ def _replicas(
     config: Config,
     env: Clock,
     settings: EngineSettings,
-    cost: StepCost,
+    costs: list[StepCost],
     logs: Logs,
     told: _Told,
 ) -> tuple[list[AnyReplica], list[Callable[[PlannedTask], None]]]:
     """The replicas of a cluster, and what to tell when a task has ended."""
     order, evict = seams.find("order", config.order), seams.find("evict", config.evict)
-    rank = seams.ranker(evict, told.workflow)
+    rank = seams.ranker(evict, told.workflow, queue=not (config.host_memory_gb and config.prefix_caching))
     on_finish = told.finished
     blocks, batch = settings.num_blocks, settings.evict_batch_blocks
     node_size = load_gpu(config.gpu).node_size
@@ -265,14 +357,14 @@ def _replicas(
     if not config.reference:
         caches = [KVCache(blocks, view.replica, rank=rank, batch=batch) for view in views]
         fast = zip(views, caches, queues, strict=True)
-        return [Replica(env, view, settings, cost, cache, queue, logs, on_finish) for view, cache, queue in fast], []
+        return [Replica(env, view, settings, costs, cache, queue, logs, on_finish) for view, cache, queue in fast], []
     from sagasim.reference import ReferenceReplica
     from sagasim.reference_cache import BlockNames, ReferenceCache
 
     names = BlockNames()
     return [
         ReferenceReplica(
-            env, view, settings, cost, ReferenceCache(blocks, rank=rank, batch=batch), queue, logs, on_finish, names
+            env, view, settings, costs, ReferenceCache(blocks, rank=rank, batch=batch), queue, logs, on_finish, names
         )
         for view, queue in zip(views, queues, strict=True)
     ], [names.forget]
@@ -351,6 +443,7 @@ def _replica_columns(replicas: Sequence[AnyReplica], calls: Columns) -> Columns:
                 replica.cache.evicted,
                 replica.preemptions,
                 replica.view.loads[number],
+                replica.prefetched,
             )
         )
     return table.columns("replica")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 os.environ["SAGASIM_PURE"] = "1"  # tests plant errors in the sources; test_compiled.py runs what is compiled
 
 from sagasim.config import Config
-from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, Columns
+from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, TRANSFERS, Columns
 from sagasim.simulate import Result
 
 settings.register_profile("sagasim", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test is timed
@@ -54,6 +54,7 @@ def make_result() -> Callable[..., Result]:
             tasks=columns(TASKS, list(tasks)),
             occupancy=columns(OCCUPANCY, list(occupancy)),
             replicas=columns(REPLICAS, list(replicas)),
+            transfers=columns(TRANSFERS, []),
             task_names=[f"task-{i}" for i in range(len(tasks))],
             tenants=list(tenants),
             executed=7,

@@ -70,6 +70,47 @@ def crowded(draw: st.DrawFn) -> Config:
 
 
 @st.composite
+def sessions(draw: st.DrawFn) -> list[Task]:
+    """Agents whose contexts grow from call to call, with tools as long as calls: contexts idle and are evicted."""
+    made = []
+    for number in range(draw(st.integers(3, 7))):
+        calls: list[Call] = []
+        for index in range(draw(st.integers(2, 6))):
+            before = calls[-1] if calls else None
+            keep = 40 if before is None else before.prompt_tokens + before.output_tokens
+            keep = draw(st.sampled_from([keep, keep, keep, keep // 2]))
+            new, output = draw(st.integers(1, 90)), draw(st.integers(1, 40))
+            if keep + new + output > MAX_MODEL_LEN:
+                break
+            tools = (Tool("t", draw(st.sampled_from([0, 3_000, 20_000, 100_000, 400_000]))),)
+            parent = "tools" if before is None else before.name
+            after = () if before is None else (before.name,)
+            calls.append(Call(f"c{index}", new, output, parent, keep, after, tools=tools))
+        if len(calls) > 1 and draw(st.booleans()):
+            root = calls[0]
+            calls.append(Call("side", 30, 9, root.name, root.prompt_tokens, (root.name,), agent="side"))
+        arrival = draw(st.sampled_from([0, 0, 10_000, 50_000]))
+        made.append(Task(f"task{number}", tuple(calls), f"tenant{number % 2}", arrival, PREFIXES))
+    return sorted(made, key=lambda task: task.arrival_ps or 0)
+
+
+@st.composite
+def tiered(draw: st.DrawFn) -> Config:
+    """Replicas that share host memory; whole numbers of microseconds are too long for epochs here."""
+    fixed = {
+        "num_gpu_blocks_override": draw(st.sampled_from([34, 36, 50])),
+        "host_memory_gb": draw(st.sampled_from([0.01, 0.05, 0.5])),  # 5, 25 and 256 blocks
+        "gpu": "rtx4090",  # whose node memory sets no limit
+        "host_gb_per_s": draw(st.sampled_from([1e5, 1e6])),  # 21 and 2 ns a block
+        "prefix_caching": True,
+        "balance_epoch_s": 1e-6,
+        "preempt_after_s": 1e-6,
+        "prefetch": draw(st.sampled_from(["tool-end", *(f"{MINE}:always:after_ps={n}" for n in (2_000, 15_000, 90_000))])),
+    }
+    return draw(configs(**fixed))
+
+
+@st.composite
 def _call(draw: st.DrawFn, calls: list[Call], behind: dict[str, set[str]], index: int) -> Call:
     names = [call.name for call in calls]
     after = (
@@ -133,6 +174,13 @@ def configs(draw: st.DrawFn, **fixed: Any) -> Config:
         "balance": draw(st.sampled_from(["none", "none", "steal", "steal:ratio=1.0"])),
         "balance_carries": draw(st.booleans()),
         "balance_epoch_s": draw(st.sampled_from([1e-6, 2e-6])),
+        "preempt": draw(st.sampled_from(["none", "none", "urgency", f"{MINE}:youngest"])),
+        "preempt_after_s": draw(st.sampled_from([1e-6, 5e-6])),
+        "host_memory_gb": draw(st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.5])),  # 5, 25 and 256 blocks
+        "host_gb_per_s": draw(st.sampled_from([1e5, 1e6])),
+        "prefetch": draw(st.sampled_from(["none", f"{MINE}:always", "tool-end"])),
+        "copy_slowdown": draw(st.sampled_from([1.0, 1.6])),
+        "copy_slowdown_both": draw(st.sampled_from([1.6, 3.0])),
         "reserve_full_prompt": draw(st.sampled_from([False, False, True])),
         "evict_batch_blocks": draw(st.sampled_from([1, 3, 16])),
         "prefix_caching": draw(st.sampled_from([True, True, True, False])),

@@ -56,7 +56,7 @@ def read_json(path: str) -> Any:
 def test_run_writes_a_whole_folder(capsys: pytest.CaptureFixture[str]) -> None:
     out = sagasim(capsys, "run", *SMALL, "--out", "deep/er/results")
     names = {path.name for path in Path("deep/er/results").iterdir()}
-    tables = {f"{name}.parquet" for name in ("tasks", "calls", "occupancy", "replicas")}
+    tables = {f"{name}.parquet" for name in ("tasks", "calls", "occupancy", "replicas", "transfers")}
     assert names == {"config.toml", "summary.json", "timing.json", *tables}
     assert [path.name for path in Path("deep/er").iterdir()] == ["results"]
     found = read_json("deep/er/results/summary.json")

@@ -88,6 +88,19 @@ def test_fast_equals_reference_when_replicas_fail(
     assert not fast.replicas["in_flight"].any()
 
 
+@given(strategies.sessions(), strategies.tiered(), strategies.calibrations(), st.sampled_from([1, 10, 100]))
+@settings(max_examples=150)
+def test_fast_equals_reference_with_host_memory(
+    tasks: list[Task], config: Config, calibration: dict[str, Any], slower: int
+) -> None:
+    """Evicted contexts come back from host memory, asked for or ahead of time; steps are slower beside copies."""
+    for task in tasks:
+        check_task(task)
+    fast, slow = both(config, tasks, strategies.slowed(calibration, slower))
+    assert_equal(fast, slow)
+    check_tasks(fast.calls, fast.tasks, in_order_of_start(tasks, fast))
+
+
 def test_replicas_that_decide_at_the_same_moment_do_so_in_their_order() -> None:
     """Two calls with one prefix start on two replicas at once: what the first has cached is known to the second."""
     calls = (

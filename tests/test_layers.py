@@ -21,11 +21,13 @@ fill importers trace_stats trace workloads
 calibrate cost
 kvcache
 policies
-clock links batching scheduler replica reference_cache reference
-agent cluster failures
+clock links tiers batching scheduler replica reference_cache reference
+agent cluster
+movement epochs failures
 config laws
 arrivals sources
 simulate
+fairness
 metrics contract recorded
 validate
 capacity curve_points curves
@@ -34,7 +36,7 @@ experiment slo stats
 report
 comparison
 figures figures_compared trace_figures validate_figures results
-errors_page oracle
+errors_page oracle gate
 calibration_commands
 options
 cli

@@ -131,13 +131,14 @@ def test_unknown_hints() -> None:
 
 def test_latency_quantiles() -> None:
     rng = np.random.default_rng(0)
-    latency = Latency(0.02)
+    latency, sample = Latency(0.02), Latency(0.02, empirical=True)
     for ps in (rng.lognormal(math.log(S), 0.5, size=3000)).astype(np.int64).tolist():
         latency.learn(ps)
+        sample.learn(ps)
     truth = S * math.exp(1.6449 * 0.5)
-    assert latency.q95_ps(empirical=True) == pytest.approx(truth, rel=0.15)
-    assert latency.q95_ps(empirical=False) == pytest.approx(truth, rel=0.3)
-    assert Latency(0.1).q95_ps(empirical=False) is None
+    assert sample.q95_ps() == pytest.approx(truth, rel=0.15)
+    assert latency.q95_ps() == pytest.approx(truth, rel=0.3)
+    assert Latency(0.1).q95_ps() is None
 
 
 # ---- WA-LRU and time to live

@@ -19,6 +19,7 @@ from typing import Any
 
 from sagasim.core import Task
 from sagasim.errors import PolicyError, nearest
+from sagasim.policies.fair_share import FairShare
 from sagasim.seams import Request, policy
 
 __all__ = ["Aeg", "Graph", "Latency", "Step"]
@@ -35,29 +36,36 @@ class Latency:
 
     WINDOW = 512
 
-    def __init__(self, ema: float) -> None:
+    def __init__(self, ema: float, *, empirical: bool = False) -> None:
         self._ema = ema
         self._mean = self._variance = 0.0
+        self._known = False
+        self._empirical = empirical
         self._recent: deque[int] = deque()
         self._sorted: list[int] = []
 
     def learn(self, latency_ps: int) -> None:
         log = math.log(max(latency_ps, 1_000_000))  # nothing is shorter than a microsecond
-        if not self._recent:
-            self._mean = log
+        if not self._known:
+            self._known, self._mean = True, log
         step = log - self._mean
         self._mean += self._ema * step
         self._variance = (1 - self._ema) * (self._variance + self._ema * step * step)
-        self._recent.append(latency_ps)
-        insort(self._sorted, latency_ps)
-        if len(self._recent) > self.WINDOW:
-            self._sorted.remove(self._recent.popleft())
+        if self._empirical:
+            self._recent.append(latency_ps)
+            insort(self._sorted, latency_ps)
+            if len(self._recent) > self.WINDOW:
+                self._sorted.remove(self._recent.popleft())
 
-    def q95_ps(self, *, empirical: bool) -> int | None:
+    def median_ps(self) -> int | None:
+        """The median of the log-normal; None before anything is known."""
+        return round(math.exp(self._mean) / 1e6) * 10**6 if self._known else None
+
+    def q95_ps(self) -> int | None:
         """The 95 % quantile; None before anything is known."""
-        if not self._recent:
+        if not self._known:
             return None
-        if empirical:
+        if self._empirical:
             return self._sorted[min(len(self._sorted) - 1, int(0.95 * len(self._sorted)))]
         return round(math.exp(self._mean + 1.6448536269514722 * math.sqrt(self._variance)) / 1e6) * 10**6
 
@@ -142,6 +150,7 @@ class Aeg:
         self._latencies: dict[str, Latency] = {}
         self._future: dict[str, dict[tuple[str, int], str]] = {}  # perfect hints: task -> (agent, step) -> tool or END
         self._own: dict[str, dict[tuple[str, str], int]] = {}  # fitted hints: task -> its own transitions
+        self.fair_share = FairShare()
         self._right = self._guesses = self._followed = 0
 
     # ---- what is known beforehand
@@ -171,6 +180,7 @@ class Aeg:
 
     def sent(self, request: Request, now_ps: int) -> None:
         """A call is sent: the tool of its agent's last step has ended."""
+        self.fair_share.sent(request)
         step = self._step(request)
         if step.tool is not None and not step.running:
             if step.tool != NO_TOOL:
@@ -189,6 +199,7 @@ class Aeg:
             graph.count(step.tool, tool)
         if step.tool is not None:
             self._judge(step, tool)
+        self.fair_share.ended(request.tenant, service_ps, now_ps)
         calls, total = graph.service
         graph.service = (calls + 1, total + service_ps)
         step.tool, step.running, step.since_ps = tool, False, now_ps
@@ -198,6 +209,7 @@ class Aeg:
 
     def left(self, task: str, now_ps: int) -> None:
         """A task has ended: its agents took no further step."""
+        self.fair_share.left(task)
         graph = None
         for agent in self._agents.pop(task, ()):
             step = self._steps.pop((task, agent))
@@ -231,7 +243,17 @@ class Aeg:
 
     def latency_q95_ps(self, tool: str) -> int | None:
         latency = self._latencies.get(tool)
-        return None if latency is None else latency.q95_ps(empirical=self._empirical)
+        return None if latency is None else latency.q95_ps()
+
+    def latency_median_ps(self, tool: str) -> int | None:
+        latency = self._latencies.get(tool)
+        return None if latency is None else latency.median_ps()
+
+    def remaining_work_ps(self, task: str) -> float:
+        """Expected GPU work of a task still to come: calls of all its agents times the mean time of one."""
+        agents = self._agents.get(task, ())
+        steps = [(self._steps[task, agent], agent) for agent in agents]
+        return sum(self.remaining_calls(step, agent) * self.mean_service_ps(step) for step, agent in steps)
 
     def remaining_calls(self, step: Step, agent: str) -> float:
         """Expected calls still to come, the one under way included: 1 / p_term of the type, as far as it is known."""
@@ -247,6 +269,9 @@ class Aeg:
         """Mean time of a call of this type from its first step on; 1 s before any has ended."""
         calls, total = step.graph.service
         return total // calls if calls else 10**12
+
+    def counts(self) -> dict[str, int]:
+        return {"next_steps": self._followed, "next_steps_predicted": self._guesses, "next_steps_right": self._right}
 
     def notes(self) -> dict[str, Any]:
         """How often the next step was predicted, and how often rightly; a step is the tool asked for, or the end."""
@@ -281,7 +306,7 @@ class Aeg:
     def _latency(self, tool: str) -> Latency:
         latency = self._latencies.get(tool)
         if latency is None:
-            latency = self._latencies[tool] = Latency(self._ema)
+            latency = self._latencies[tool] = Latency(self._ema, empirical=self._empirical)
         return latency
 
     def _warm(self, graph: Graph) -> bool:

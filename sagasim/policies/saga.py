@@ -7,12 +7,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sagasim.policies.aeg import NO_TOOL, Aeg, Step
+from sagasim.policies.fair_share import FairShare, parse_weights
 from sagasim.policies.route import Replicas, SessionAffinity
 from sagasim.rng import Stream
 from sagasim.seams import IdleContext, Memory, Request, policy
 from sagasim.units import BLOCK_TOKENS, PS_PER_S
 
-__all__ = ["AfsOrder", "SagaAffinity", "WaLru", "lifo", "pressure", "time_to_live_ps"]
+__all__ = [
+    "AfsOrder",
+    "PreemptByUrgency",
+    "PrefetchAtToolEnd",
+    "SagaAffinity",
+    "WaLru",
+    "lifo",
+    "pressure",
+    "time_to_live_ps",
+]
 
 
 def pressure(used: float, low: float, high: float) -> float:
@@ -129,22 +139,109 @@ def lifo(request: Request, now_ps: int) -> int:
 
 @policy("order", "afs", sees_workflow=True)
 class AfsOrder:
-    """The most urgent call first: remaining GPU work over time to the deadline (Eq. 8), times the tenant's weight.
+    """The most urgent call first: remaining GPU work over time to the deadline (Eq. 8), and by tenants' shares (Eq. 9).
 
     The deadline is the task's arrival + 1.5 x the completion time learned for its type. Remaining work is the expected
     number of calls still to come times the mean time of one. Left open by the paper: slack below `least_slack_s` counts
-    as that; before any task has ended all are equally urgent; urgency is taken when a call is enqueued.
+    as that; before any task has ended all are equally urgent; urgency is taken when a call is enqueued. How a share
+    acts is open too: with several tenants at work (shares=True) urgency is multiplied by the tenant's share, taken
+    every `epoch_s`, over the part of the service that it had of late, by `most_boost` either way at most.
+    weights: `gold@3+basic@1`.
     """
 
-    def __init__(self, workflow: Aeg, *, deadline: float = 1.5, least_slack_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        workflow: Aeg,
+        *,
+        deadline: float = 1.5,
+        least_slack_s: float = 1.0,
+        shares: bool = True,
+        weights: str = "",
+        epoch_s: float = 1.0,
+        most_boost: float = 4.0,
+    ) -> None:
         self._workflow = workflow
         self._deadline = deadline
         self._least_ps = round(least_slack_s * PS_PER_S)
+        self._shares = shares
+        self._weights = parse_weights(weights)
+        self._epoch_ps = max(1, round(epoch_s * PS_PER_S))
+        self._most = most_boost
+        self._factors: tuple[int, dict[str, float]] = (-1, {})  # epoch, factor of each tenant
 
     def __call__(self, request: Request, now_ps: int) -> float:
+        return -self.urgency(request, now_ps)
+
+    def urgency(self, request: Request, now_ps: int) -> float:
+        """Remaining work over slack, times what the tenant is owed."""
         step = self._workflow.step(request.task, request.agent)
         if request.expected_tct_ps is None or step is None:
             return 0.0
         work = self._workflow.remaining_calls(step, request.agent) * self._workflow.mean_service_ps(step)
-        slack = request.arrival_ps + round(self._deadline * request.expected_tct_ps) - now_ps
-        return -work / max(slack, self._least_ps)
+        urgency = work / self._slack_ps(request.arrival_ps, request.expected_tct_ps, now_ps)
+        return urgency * self._factor(request.tenant, now_ps) if self._shares else urgency
+
+    def tenant_shares(self, now_ps: int) -> dict[str, float]:
+        """Eq. 9: the part of the capacity that each tenant with tasks at work is entitled to."""
+        sums: dict[str, float] = {}
+        for task, (tenant, arrival_ps, expected_ps) in self._workflow.fair_share.tasks.items():
+            work = self._workflow.remaining_work_ps(task) / self._slack_ps(arrival_ps, expected_ps or PS_PER_S, now_ps)
+            sums[tenant] = sums.get(tenant, 0.0) + work
+        return FairShare.of(sums, self._weights)
+
+    def _slack_ps(self, arrival_ps: int, expected_ps: int, now_ps: int) -> int:
+        return max(arrival_ps + round(self._deadline * expected_ps) - now_ps, self._least_ps)
+
+    def _factor(self, tenant: str, now_ps: int) -> float:
+        epoch = now_ps // self._epoch_ps
+        if self._factors[0] != epoch:
+            shares, had = self.tenant_shares(now_ps), self._workflow.fair_share.had()
+            most = self._most
+            factors = {
+                name: min(most, max(1 / most, share / had[name])) if had.get(name) else most
+                for name, share in shares.items()
+            }
+            self._factors = (epoch, factors if len(shares) > 1 else {})
+        return self._factors[1].get(tenant, 1.0)
+
+
+@policy("preempt", "urgency", sees_workflow=True)
+class PreemptByUrgency:
+    """Running calls that are less than 1/ratio as urgent (Eq. 8) as the waiting one, the least urgent first.
+
+    Parameters besides are those of the order `afs`. A call that waits without any urgency makes none give way.
+    """
+
+    def __init__(
+        self, workflow: Aeg, *, ratio: float = 2.0, deadline: float = 1.5, least_slack_s: float = 1.0
+    ) -> None:
+        self._ratio = ratio
+        self._afs = AfsOrder(workflow, deadline=deadline, least_slack_s=least_slack_s, shares=False)
+
+    def __call__(self, waiting: Request, running: Sequence[Request], now_ps: int) -> list[int]:
+        urgency = self._afs.urgency(waiting, now_ps)
+        ranked = sorted((self._afs.urgency(request, now_ps), place) for place, request in enumerate(running))
+        return [place for other, place in ranked if urgency > self._ratio * other]
+
+
+@policy("prefetch", "tool-end", sees_workflow=True)
+class PrefetchAtToolEnd:
+    """Before the tool is expected to end: after `at` of its median time, if another step is likely to follow.
+
+    What the next step needs is its agent's context: in a chain the context just left, whatever step follows. Left open
+    by the paper: when; bringing back too early only takes memory from others.
+    """
+
+    def __init__(self, workflow: Aeg, *, at: float = 0.8, least_chance: float = 0.5) -> None:
+        self._workflow = workflow
+        self._at = at
+        self._least_chance = least_chance
+
+    def __call__(self, request: Request, now_ps: int) -> int | None:
+        step = self._workflow.step(request.task, request.agent)
+        if step is None or step.tool is None or step.tool == NO_TOOL:
+            return None
+        if self._workflow.follows(step, request.agent) < self._least_chance:
+            return None
+        median_ps = self._workflow.latency_median_ps(step.tool)
+        return None if median_ps is None else round(self._at * median_ps)

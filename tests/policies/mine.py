@@ -44,3 +44,15 @@ def largest(idle: IdleContext, now_ps: int) -> float:
 def ageing(idle: IdleContext, now_ps: int, *, weight: float = 0.5) -> float:
     """Time idle against size: a score that changes while contexts wait."""
     return -(weight * (now_ps - idle.since_ps) + (1 - weight) * idle.blocks)
+
+
+@policy("prefetch", "always")
+def always(request: Request, now_ps: int, *, after_ps: int = 700) -> int | None:
+    """A moment after every call, whatever its tool."""
+    return after_ps + request.call
+
+
+@policy("preempt", "youngest")
+def youngest(waiting: Request, running: Sequence[Request], now_ps: int) -> list[int]:
+    """All that arrived after the waiting one, the last admitted first."""
+    return [place for place, request in reversed(list(enumerate(running))) if request.arrival_ps > waiting.arrival_ps]
