@@ -53,7 +53,7 @@ class InFlight(Event, BlockTable):
     """
 
     __slots__ = (
-        "admitted", "carried", "carried_from", "carried_tokens", "computed", "decoding", "end", "first_token",
+        "admitted", "asked", "carried", "carried_from", "carried_tokens", "computed", "decoding", "end", "first_token",
         "hit_tokens", "known", "moved", "offset", "place", "plan", "preemptions", "regenerated_elsewhere",
         "regenerated_here", "reloaded_tokens", "request", "reused", "submitted", "ticket",
     )  # fmt: skip
@@ -79,6 +79,7 @@ class InFlight(Event, BlockTable):
         self.decoding = False
         self.moved = False  # by a balancing policy, to another replica
         self.carried_tokens = self.reloaded_tokens = 0
+        self.asked = False  # for what host memory has of its prompt
         # blocks carried_from..carried-1 of its prompt came with it and are not yet in the cache here
         self.carried = self.carried_from = 0
         self.admitted = self.first_token = -1

@@ -78,7 +78,7 @@ class Mover:
         self._writing: dict[Transfer, int] = {}  # write-backs -> their replica
         if hosts:
             for replica in cluster.replicas:
-                replica.write_back_to(self._write_back)
+                replica.use_host(self._write_back, self._reload)
 
     # ---- between replicas
 
@@ -134,30 +134,16 @@ class Mover:
         )  # fmt: skip
         self._writing[transfer] = replica
 
-    def awaits(self, call: InFlight, target: int, now: int) -> bool:
-        """Whether a call that is being sent to `target` first waits for what host memory has of its prompt.
+    def _reload(self, call: InFlight, start: int, limit: int) -> bool:
+        """Bring what host memory has of a prompt beyond its first `start` blocks, for a call that is about to start.
 
-        What was being prefetched for it is for it if that is where it goes, else cancelled.
+        Returns whether the call now waits for that; it comes back to its replica with it. A call asks once.
         """
-        request = call.request
-        agents = self._idle.get(request.task)
-        if agents is not None:
-            agents.pop(request.agent, None)
-        load = self._loads[request.task].pop(request.agent, None) if request.task in self._loads else None
-        if load is not None:
-            shared = call.plan.context.shares_with(load.finished.plan.context)
-            if load.target == target and shared >= load.upto * BLOCK_TOKENS:
-                load.waiting = call
-                call.reloaded_tokens = (load.upto - load.start) * BLOCK_TOKENS
-                self._expect(call, target)
-                return True
-            self._cancel(load)
-        if not self.hosts:
+        if call.asked:
             return False
-        replica = self._cluster.replicas[target]
-        if any(other.request.task == request.task for other, _, _ in replica.brought):
-            return False  # prefetched, and in the cache from the next boundary on
-        start, upto = self._reloadable(call, target, (call.known - 1) // BLOCK_TOKENS, now)
+        call.asked = True
+        target = call.place
+        upto = self._reloadable(call, target, start, limit)
         if upto <= start:
             return False
         call.reloaded_tokens = (upto - start) * BLOCK_TOKENS
@@ -166,20 +152,40 @@ class Mover:
         self._from_host(RELOAD, number, target, upto - start, lambda: self._reloaded(call, target, start, upto))
         return True
 
-    def _reloadable(self, call: InFlight, target: int, limit: int, now: int) -> tuple[int, int]:
-        """Blocks start..upto-1 of a path, which host memory could add to what the replica has."""
+    def _reloadable(self, call: InFlight, target: int, start: int, limit: int) -> int:
+        """Up to which block of a path, at most `limit`, host memory has all from `start` on."""
         replica = self._cluster.replicas[target]
         host = self.hosts[replica.view.node]
         path = replica.path_of(call)
-        start = replica.cached_blocks(call, now, limit)
-        upto = host.match(path, start, limit)
+        upto: int = host.match(path, start, limit)
         if upto > start:
             host.touch(path, start, upto)
-        return start, upto
+        return upto
 
     def _reloaded(self, call: InFlight, target: int, start: int, upto: int) -> None:
         if self._arrive(call, target, start, upto) != target:
             call.reloaded_tokens = 0
+
+    def awaits(self, call: InFlight, target: int) -> bool:
+        """Whether a call that is being sent to `target` waits for what is being prefetched for it.
+
+        What comes to another replica, or is of another context, is cancelled.
+        """
+        request = call.request
+        agents = self._idle.get(request.task)
+        if agents is not None:
+            agents.pop(request.agent, None)
+        load = self._loads[request.task].pop(request.agent, None) if request.task in self._loads else None
+        if load is None:
+            return False
+        shared = call.plan.context.shares_with(load.finished.plan.context)
+        if load.target != target or shared < load.upto * BLOCK_TOKENS:
+            self._cancel(load)
+            return False
+        load.waiting = call
+        call.reloaded_tokens = (load.upto - load.start) * BLOCK_TOKENS
+        self._expect(call, target)
+        return True
 
     def _expect(self, call: InFlight, target: int) -> None:
         """The call counts as load of its replica while it is on the way."""
@@ -212,7 +218,9 @@ class Mover:
         if self._idle.get(request.task, {}).get(request.agent) is not call or not cluster.views[call.place].available:
             return
         tokens = call.plan.prompt_tokens + call.plan.output_tokens - 1
-        start, upto = self._reloadable(call, call.place, tokens // BLOCK_TOKENS, now)
+        limit = tokens // BLOCK_TOKENS
+        start = cluster.replicas[call.place].cached_blocks(call, now, limit)
+        upto = self._reloadable(call, call.place, start, limit)
         if upto <= start:
             return
         load = _Load(call, call.place, start, upto)

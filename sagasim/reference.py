@@ -69,6 +69,7 @@ class ReferenceReplica:
         self.directions = 0  # in which copies run beside the steps
         self.brought: list[tuple[InFlight, int, int]] = []
         self.urgent: list[InFlight] = []
+        self.reload: Callable[[InFlight, int, int], bool] | None = None
         self.given_way: list[InFlight] = []
         self.cache, self.waiting, self.logs, self.on_finish, self.names = cache, waiting, logs, on_finish, names
         self.inbox: list[InFlight] = []
@@ -119,8 +120,9 @@ class ReferenceReplica:
     def preempt(self, calls: list[InFlight], now: int) -> None:  # noqa: ARG002
         self.urgent = calls
 
-    def write_back_to(self, write_back: Callable[[int, list[Any]], None]) -> None:
+    def use_host(self, write_back: Callable[[int, list[Any]], None], reload: Callable[..., bool]) -> None:
         self.cache.on_evict = lambda names: write_back(self.view.replica, names)
+        self.reload = reload
 
     def cached_blocks(self, call: InFlight, now: int, limit: int = -1) -> int:  # noqa: ARG002 - the state is that of now
         if limit < 0:
@@ -243,6 +245,14 @@ class ReferenceReplica:
             if room + sum(not block.holders for block in hits) > cache.free:
                 state.computed = 0
                 break
+            call = state.call
+            if self.reload is not None and call.admitted < 0 and self.reload(call, len(hits), limit):
+                self.waiting.pop()
+                del self.states[call]
+                self.view.waiting -= 1
+                self.view.loads[self.view.replica] -= 1
+                self.events += 1
+                continue
             self._admit(state, hits, limit, now)
             self._allocate(state, want, now)
             self._add(batch, state, want)

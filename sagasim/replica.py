@@ -114,9 +114,11 @@ class Replica(Scheduler):
         self.urgent = calls
         self._decide_soon(now)
 
-    def write_back_to(self, write_back: Callable[[int, list[Any]], None]) -> None:
+    def use_host(self, write_back: Callable[[int, list[Any]], None], reload: Callable[..., bool]) -> None:
+        """Tell whom to give evicted blocks to, and to ask for what is missing of a call's prompt."""
         number = self.view.replica
         self.cache.on_evict = lambda pieces: write_back(number, pieces)
+        self.reload = reload
 
     def _decide_soon(self, now: int) -> None:
         """See to it that the next boundary is decided at, if the replica is at work."""

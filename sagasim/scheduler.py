@@ -39,8 +39,8 @@ class Scheduler:
     __slots__ = (
         "blocked", "boundary", "brought", "budget", "busy", "cache", "caching", "changes", "cost", "decodes", "ends",
         "foreseen", "given_way", "idle", "inbox", "lag", "logs", "offset_max", "offset_sum", "on_finish", "preemptions",
-        "prefetched", "prefilling", "releases", "reserve", "residues", "running", "seats", "step", "step_end", "steps",
-        "threshold", "tickets", "urgent", "view", "waiting", "wasted",
+        "prefetched", "prefilling", "releases", "reload", "reserve", "residues", "running", "seats", "step", "step_end",
+        "steps", "threshold", "tickets", "urgent", "view", "waiting", "wasted",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,8 @@ class Scheduler:
         self.waiting = waiting
         self.logs = logs
         self.on_finish = on_finish
+        # (call, blocks of its prompt that are here, most that may be) -> whether it now waits for others to come
+        self.reload: Callable[[InFlight, int, int], bool] | None = None
         self.step = 0  # last step decided
         self.step_end = 0  # when it ends
         self.boundary = 0  # when the next step is decided
@@ -236,6 +238,11 @@ class Scheduler:
                 self.blocked = True
                 break
             heappop(heap)
+            if self.reload is not None and call.admitted < 0 and self.reload(call, hits, limit):
+                view.waiting -= 1
+                view.loads[view.replica] -= 1
+                self.changes += 1
+                continue
             budget -= want
             self.tickets = call.ticket = self.tickets + 1
             self.changes += 1
