@@ -120,12 +120,18 @@ def naive(calls: Columns, tasks: Columns, start: int, end: int, weights: list[fl
         for task, (tenant, arrival, finish) in enumerate(
             zip(tasks["tenant"], tasks["arrival_ps"], tasks["finished_ps"], strict=True)
         ):
-            own = [(b, e) for t, b, e in zip(*(calls[k] for k in ("task", "admitted_ps", "finished_ps"))) if t == task]
+            own = [
+                (b, e)
+                for t, b, e in zip(*(calls[k] for k in ("task", "admitted_ps", "finished_ps")), strict=True)
+                if t == task
+            ]
             had[tenant] += sum(max(0, min(e, edge + window) - max(b, edge)) for b, e in own)
             if not arrival <= edge < finish:
                 continue
             ended = [
-                (f - a, t) for t, a, f in zip(tasks["tenant"], tasks["arrival_ps"], tasks["finished_ps"]) if f < arrival
+                (f - a, t)
+                for t, a, f in zip(tasks["tenant"], tasks["arrival_ps"], tasks["finished_ps"], strict=True)
+                if f < arrival
             ]
             same = [time for time, t in ended if t == tenant] or [time for time, _ in ended]
             expected = sum(same) / len(same) if same else S

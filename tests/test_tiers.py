@@ -169,7 +169,7 @@ def test_prefetch_brings_a_context_back_before_it_is_asked_for() -> None:
 
 def test_a_prefetch_that_is_of_no_use_is_cancelled() -> None:
     slow_link = {"host_gb_per_s": BLOCK_BYTES / (5 * 10**6), "gpus": 2, "route": "round-robin"}  # 5 ms a block
-    result = run(agents(12, 5, tool_ms=300), prefetch=f"{strategies.MINE}:always:after_ps={290 * MS}", **slow_link)
+    result = run(agents(11, 5, tool_ms=300), prefetch=f"{strategies.MINE}:always:after_ps={290 * MS}", **slow_link)
     given_up = result.transfers["cancelled"] == 1
     assert given_up.any()
     assert (result.transfers["kind"][given_up] == 3).all()
