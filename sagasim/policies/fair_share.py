@@ -35,6 +35,8 @@ class FairShare:
 
     def __init__(self) -> None:
         self.tasks: dict[str, tuple[str, int, int | None]] = {}  # task -> tenant, arrival, expected completion time, ps
+        self.tenants: dict[str, int] = {}  # tasks at work of each tenant that has any
+        self.factors: dict[tuple[object, ...], tuple[int, dict[str, float]]] = {}  # of policies, for a while
         self._served: dict[str, list[int]] = {}  # tenant -> ps in this window and the last one
         self._window = 0
 
@@ -42,6 +44,7 @@ class FairShare:
         """A call is sent: its task is at work."""
         if request.task not in self.tasks:
             self.tasks[request.task] = (request.tenant, request.arrival_ps, request.expected_tct_ps)
+            self.tenants[request.tenant] = self.tenants.get(request.tenant, 0) + 1
 
     def ended(self, tenant: str, service_ps: int, now_ps: int) -> None:
         """A call of the tenant has had so much service."""
@@ -55,7 +58,11 @@ class FairShare:
 
     def left(self, task: str) -> None:
         """A task has ended."""
-        self.tasks.pop(task, None)
+        told = self.tasks.pop(task, None)
+        if told is not None:
+            self.tenants[told[0]] -= 1
+            if not self.tenants[told[0]]:
+                del self.tenants[told[0]]
 
     def had(self) -> dict[str, float]:
         """The part of all service that each tenant had of late."""

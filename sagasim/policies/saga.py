@@ -157,7 +157,7 @@ class AfsOrder:
         least_slack_s: float = 1.0,
         shares: bool = True,
         weights: str = "",
-        epoch_s: float = 1.0,
+        epoch_s: float = 5.0,
         most_boost: float = 4.0,
     ) -> None:
         self._workflow = workflow
@@ -167,7 +167,7 @@ class AfsOrder:
         self._weights = parse_weights(weights)
         self._epoch_ps = max(1, round(epoch_s * PS_PER_S))
         self._most = most_boost
-        self._factors: tuple[int, dict[str, float]] = (-1, {})  # epoch, factor of each tenant
+        self._key = (deadline, least_slack_s, weights, epoch_s, most_boost)  # replicas of one policy share the factors
 
     def __call__(self, request: Request, now_ps: int) -> float:
         return -self.urgency(request, now_ps)
@@ -193,16 +193,20 @@ class AfsOrder:
         return max(arrival_ps + round(self._deadline * expected_ps) - now_ps, self._least_ps)
 
     def _factor(self, tenant: str, now_ps: int) -> float:
+        fair_share = self._workflow.fair_share
+        if len(fair_share.tenants) < 2:
+            return 1.0
         epoch = now_ps // self._epoch_ps
-        if self._factors[0] != epoch:
-            shares, had = self.tenant_shares(now_ps), self._workflow.fair_share.had()
+        known = fair_share.factors.get(self._key)
+        if known is None or known[0] != epoch:
+            shares, had = self.tenant_shares(now_ps), fair_share.had()
             most = self._most
             factors = {
                 name: min(most, max(1 / most, share / had[name])) if had.get(name) else most
                 for name, share in shares.items()
             }
-            self._factors = (epoch, factors if len(shares) > 1 else {})
-        return self._factors[1].get(tenant, 1.0)
+            known = fair_share.factors[self._key] = (epoch, factors)
+        return known[1].get(tenant, 1.0)
 
 
 @policy("preempt", "urgency", sees_workflow=True)
