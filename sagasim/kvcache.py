@@ -58,7 +58,7 @@ class KVCache:
 
     __slots__ = (
         "_batch", "_duplicated", "_forks", "_holders", "_index", "_queue", "_rank", "_replica", "blank",
-        "cached", "evicted", "free", "held", "num_blocks", "on_evict", "scored",
+        "cached", "evicted", "free", "held", "num_blocks", "on_evict", "scored", "worth",
     )  # fmt: skip
 
     def __init__(self, num_blocks: int, replica: int, *, rank: Ranker | None = None, batch: int = 1) -> None:
@@ -70,6 +70,7 @@ class KVCache:
         self.scored = rank is not None
         # is told which blocks (branch, lo, hi) a scored eviction takes, in order
         self.on_evict: Callable[[list[tuple[Branch, int, int]]], None] | None = None
+        self.worth: Callable[[IdleContext], bool] | None = None  # telling: None if all are
         self.clear()
 
     def clear(self) -> None:
@@ -399,12 +400,13 @@ class KVCache:
             part = min(count, room)
             branch = run.branch
             assert branch is not None
-            pieces.append((branch, run.hi - part, run.hi))
+            if self.worth is None or (run.idle is not None and self.worth(run.idle)):
+                pieces.append((branch, run.hi - part, run.hi))
             self._evict_tail(run, part)
             count -= part
             if run.lo == run.hi:
                 candidates.remove(run)
-        if self.on_evict is not None:
+        if self.on_evict is not None and pieces:
             self.on_evict(pieces)
 
     def _begins_idle(self, branch: Branch) -> bool:

@@ -18,6 +18,7 @@ from sagasim.cluster import Cluster
 from sagasim.eventlog import Table
 from sagasim.links import Links, Port, Transfer
 from sagasim.plan import PlannedTask
+from sagasim.seams import IdleContext
 from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["PREFETCH", "RELOAD", "STEAL", "WRITE_BACK", "Mover"]
@@ -46,7 +47,8 @@ class _Load:
 class Mover:
     """All that moves KV between replicas and tiers. hosts: host memory by node; none: evicted context is gone.
 
-    block_bytes: of a block on all GPUs of a replica. host_ports: of each replica, out of it and into it.
+    worth: whether an evicted context is to be kept there at all; None: each is. block_bytes: of a block on all GPUs of a
+    replica. host_ports: of each replica, out of it and into it.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Mover:
         hosts: Sequence[Any],
         host_ports: Sequence[tuple[tuple[Port, ...], tuple[Port, ...]]],
         prefetch: Callable[..., Any] | None,
+        worth: Callable[[IdleContext], bool] | None,
     ) -> None:
         self._cluster = cluster
         self._links = links
@@ -78,7 +81,7 @@ class Mover:
         self._writing: dict[Transfer, int] = {}  # write-backs -> their replica
         if hosts:
             for replica in cluster.replicas:
-                replica.use_host(self._write_back, self._reload)
+                replica.use_host(self._write_back, self._reload, worth)
 
     # ---- between replicas
 

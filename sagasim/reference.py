@@ -18,7 +18,7 @@ from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, bound
 from sagasim.cost import StepCost
 from sagasim.errors import LawError
 from sagasim.reference_cache import Block, BlockNames, Name, ReferenceCache
-from sagasim.seams import ReplicaView
+from sagasim.seams import IdleContext, ReplicaView
 from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["ReferenceReplica"]
@@ -120,9 +120,15 @@ class ReferenceReplica:
     def preempt(self, calls: list[InFlight], now: int) -> None:  # noqa: ARG002
         self.urgent = calls
 
-    def use_host(self, write_back: Callable[[int, list[Any]], None], reload: Callable[..., bool]) -> None:
+    def use_host(
+        self,
+        write_back: Callable[[int, list[Any]], None],
+        reload: Callable[..., bool],
+        worth: Callable[[IdleContext], bool] | None,
+    ) -> None:
         self.cache.on_evict = lambda names: write_back(self.view.replica, names)
         self.reload = reload
+        self.cache.worth = worth
 
     def cached_blocks(self, call: InFlight, now: int, limit: int = -1) -> int:  # noqa: ARG002 - the state is that of now
         if limit < 0:

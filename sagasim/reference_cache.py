@@ -75,6 +75,7 @@ class ReferenceCache:
         self.ever: set[Name] = set()
         self.evicted = 0
         self.on_evict: Callable[[list[Name]], None] | None = None
+        self.worth: Callable[[IdleContext], bool] | None = None
         self._rank = rank
         self._batch = batch
         self.clear()
@@ -176,9 +177,10 @@ class ReferenceCache:
             leaves = [block for block in order if block.name not in continued]
             block = (leaves or order)[0]
             assert block.name is not None
-            gone.append(block.name)
+            if self.worth is None or (block.idle is not None and self.worth(block.idle)):
+                gone.append(block.name)
             self._drop(block)
-        if self.on_evict is not None:
+        if self.on_evict is not None and gone:
             self.on_evict(gone)
 
 

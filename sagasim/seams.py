@@ -217,16 +217,17 @@ def find(kind: str, spec: str) -> Policy:
     """The policy of a specification: `name`, `name:key=value,key=value` or `./file.py:name[:key=value,...]`."""
     _load_builtin()
     path, _, rest = spec.rpartition(".py:")
+    known = _REGISTRY
     if path:
-        _load_file(Path(f"{path}.py"))
+        known = _load_file(Path(f"{path}.py"))  # its own, whoever else has a policy of that name
     else:
         rest = spec
     name, _, arguments = rest.partition(":")
-    if (kind, name) not in _REGISTRY:
+    if (kind, name) not in known and not path:
         _load_published()
-    found = _REGISTRY.get((kind, name))
+    found = known.get((kind, name))
     if found is None:
-        valid = [n for k, n in _REGISTRY if k == kind]
+        valid = [n for k, n in known if k == kind]
         raise PolicyError(f"unknown {kind} policy {name!r}", where=spec, expected=nearest(name, valid))
     return replace(found, values=_values(found, arguments, spec))
 
@@ -280,13 +281,15 @@ def _load_published() -> None:
 
 
 @functools.cache
-def _load_file(path: Path) -> None:
-    """Run a file, so that its policies are registered, and see that they can be called."""
+def _load_file(path: Path) -> dict[tuple[str, str], Policy]:
+    """Run a file, so that its policies are registered, and see that they can be called. Returns them."""
     before = dict(_REGISTRY)
     run_file(path, "a policy", PolicyError)
-    for key, found in _REGISTRY.items():
-        if before.get(key) is not found and found.kind in _ARGUMENTS:
+    own = {key: found for key, found in _REGISTRY.items() if before.get(key) is not found}
+    for found in own.values():
+        if found.kind in _ARGUMENTS:
             _check_signature(found, path)
+    return own
 
 
 def _check_signature(found: Policy, path: Path) -> None:

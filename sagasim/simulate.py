@@ -270,7 +270,13 @@ def _mover(
     prefetch = None
     if config.prefetch != "none":
         prefetch = seams.find("prefetch", config.prefetch).build(workflow)
-    cluster.mover = mover = Mover(cluster, Links(cluster.env, bandwidth), block_bytes, log, hosts, ports, prefetch)
+    worth: Callable[[seams.IdleContext], bool] | None = None
+    if hasattr(workflow, "step"):  # what a predictor knows to have ended is not kept
+        steps: Any = workflow
+        worth = lambda idle: steps.step(idle.task, idle.agent) is not None  # noqa: E731
+    cluster.mover = mover = Mover(
+        cluster, Links(cluster.env, bandwidth), block_bytes, log, hosts, ports, prefetch, worth
+    )
     return mover
 
 

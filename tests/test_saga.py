@@ -111,6 +111,26 @@ def test_fitted_hints_do_not_know_the_session_itself() -> None:
     assert aeg.follows(same, "") == 1
 
 
+def test_declared_hints_are_a_graph_of_the_agent_type(tmp_path: Path) -> None:
+    file = tmp_path / "graph.json"
+    file.write_text('{"kind": {"x": {"y": 0.8, "": 0.2}, "y": {"": 1}}}')
+    aeg = Aeg(hints="declared", graph=str(file))
+    told(aeg, "a", "x", 0)
+    step = aeg.step("a", "")
+    assert step is not None
+    assert (aeg.follows(step, ""), step.predicted) == (pytest.approx(0.8), "y")  # from the first task on
+    told(aeg, "a", "y", S)
+    assert (aeg.follows(step, ""), step.predicted) == (0, END)
+    for text in ("{", "[]", '{"kind": {"x": {"y": 0.5}}}', '{"kind": {"x": {"y": 2, "": -1}}}', '{"kind": 3}'):
+        file.write_text(text)
+        with pytest.raises(PolicyError, match="no graph"):
+            Aeg(hints="declared", graph=str(file))
+    with pytest.raises(PolicyError, match="declared hints are of a file"):
+        Aeg(hints="declared")
+    with pytest.raises(PolicyError, match="cannot be read"):
+        Aeg(hints="declared", graph=str(tmp_path / "none.json"))
+
+
 def test_perfect_hints_know_it() -> None:
     calls = (Call("0", 10, 5, tools=(Tool("x", S),)), Call("1", 10, 5, after=("0",)))
     aeg = Aeg(hints="perfect")

@@ -11,22 +11,25 @@ type have ended, nothing is predicted. A wrong prediction costs time, never corr
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import insort
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from sagasim.core import Task
 from sagasim.errors import PolicyError, nearest
 from sagasim.policies.fair_share import FairShare
 from sagasim.seams import Request, policy
 
-__all__ = ["Aeg", "Graph", "Latency", "Step"]
+__all__ = ["Aeg", "Graph", "Latency", "Step", "read_graph"]
 
 NO_TOOL = "none"
+DECLARED = 1_000_000  # parts of a declared probability
 END = ""  # what follows the last step of a task
-HINTS = ("none", "fitted", "perfect")
+HINTS = ("none", "declared", "fitted", "perfect")
 
 
 class Latency:
@@ -68,6 +71,28 @@ class Latency:
         if self._empirical:
             return self._sorted[min(len(self._sorted) - 1, int(0.95 * len(self._sorted)))]
         return round(math.exp(self._mean + 1.6448536269514722 * math.sqrt(self._variance)) / 1e6) * 10**6
+
+
+def read_graph(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """A declared graph: agent type -> tool of a step ("none": no tool) -> that of the next ("": none) -> probability.
+
+    Probabilities that leave a step sum to 1. Raises PolicyError.
+    """
+    expected = '{"agent type": {"tool": {"next tool": probability}}}, each step\'s summing to 1'
+    try:
+        found = json.loads(path.read_bytes())
+        fits = all(
+            abs(sum(following.values()) - 1) < 1e-3 and min(following.values()) >= 0
+            for rows in found.values()
+            for following in rows.values()
+        )
+    except OSError as error:
+        raise PolicyError(f"cannot be read ({error.strerror})", where=str(path), expected=expected) from None
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        fits = False
+    if not fits:
+        raise PolicyError("no graph", where=str(path), expected=expected)
+    return cast("dict[str, dict[str, dict[str, float]]]", found)
 
 
 class Graph:
@@ -134,10 +159,11 @@ class Aeg:
         ema: float = 0.1,
         empirical: bool = False,
         p_term: float = 0.05,
+        graph: str = "",
     ) -> None:
         if hints not in HINTS:
             raise PolicyError(f"unknown hints {hints!r}", where="aeg", expected=nearest(hints, HINTS))
-        self.wants_tasks = hints != "none"
+        self.wants_tasks = hints in ("fitted", "perfect")
         self._hints = hints
         self._theta = theta_conf
         self._cold_start = cold_start
@@ -152,6 +178,13 @@ class Aeg:
         self._own: dict[str, dict[tuple[str, str], int]] = {}  # fitted hints: task -> its own transitions
         self.fair_share = FairShare()
         self._right = self._guesses = self._followed = 0
+        if (hints == "declared") != bool(graph):
+            raise PolicyError("declared hints are of a file", where="aeg", expected="hints=declared,graph=FILE.json")
+        if graph:
+            for agent, rows in read_graph(Path(graph)).items():
+                for tool, following in rows.items():
+                    for name, probability in following.items():
+                        self._graph(agent).count(tool, name, round(probability * DECLARED))
 
     # ---- what is known beforehand
 
@@ -195,7 +228,7 @@ class Aeg:
         step = self._step(request)
         tool = tools[0] if tools else NO_TOOL
         graph = step.graph
-        if step.tool is not None and not self.wants_tasks:
+        if step.tool is not None and self._hints == "none":
             graph.count(step.tool, tool)
         if step.tool is not None:
             self._judge(step, tool)
@@ -214,11 +247,11 @@ class Aeg:
         for agent in self._agents.pop(task, ()):
             step = self._steps.pop((task, agent))
             graph = step.graph
-            if step.tool is not None and not self.wants_tasks:
+            if step.tool is not None and self._hints == "none":
                 graph.count(step.tool, END)
                 graph.steps += step.calls
             self._judge(step, END)
-        if graph is not None and not self.wants_tasks:
+        if graph is not None and self._hints == "none":
             graph.tasks += 1
 
     # ---- what policies ask
@@ -310,7 +343,7 @@ class Aeg:
         return latency
 
     def _warm(self, graph: Graph) -> bool:
-        return self.wants_tasks or graph.tasks >= self._cold_start
+        return self._hints != "none" or graph.tasks >= self._cold_start
 
     def _without_own(self, step: Step) -> Graph:
         """Fitted hints come from other sessions: the row of the last tool without what this session adds to it."""

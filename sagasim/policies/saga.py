@@ -216,9 +216,7 @@ class PreemptByUrgency:
     Parameters besides are those of the order `afs`. A call that waits without any urgency makes none give way.
     """
 
-    def __init__(
-        self, workflow: Aeg, *, ratio: float = 2.0, deadline: float = 1.5, least_slack_s: float = 1.0
-    ) -> None:
+    def __init__(self, workflow: Aeg, *, ratio: float = 2.0, deadline: float = 1.5, least_slack_s: float = 1.0) -> None:
         self._ratio = ratio
         self._afs = AfsOrder(workflow, deadline=deadline, least_slack_s=least_slack_s, shares=False)
 
