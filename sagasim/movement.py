@@ -47,8 +47,8 @@ class _Load:
 class Mover:
     """All that moves KV between replicas and tiers. hosts: host memory by node; none: evicted context is gone.
 
-    worth: whether an evicted context is to be kept there at all; None: each is. block_bytes: of a block on all GPUs of a
-    replica. host_ports: of each replica, out of it and into it.
+    worth: whether an evicted context is to be kept there at all; None: each is. block_bytes: of a block on all GPUs
+    of a replica. host_ports: of each replica, out of it and into it.
     """
 
     __slots__ = (

@@ -105,8 +105,7 @@ def memory(blocks: int) -> str:
 
 
 def settings(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    sizes = sorted({row["num_gpu_blocks_override"] for row in rows}, reverse=True)
-    return [(point, size) for point in LOADS for size in sizes]
+    return [(point, size) for point in LOADS for size in _sizes(rows)]
 
 
 def with_arrivals(rows: Sequence[Row]) -> list[Row]:
@@ -125,7 +124,7 @@ def draw_compared(out: Path, works: Mapping[str, Sequence[Row]]) -> None:
     for axes, (name, rows) in zip(panels, works.items(), strict=True):
         _dots(axes, rows)
         axes.set_title(WORKS[name], fontsize=10)
-        axes.set_xlabel("mean task completion time, % of vllm-0.15's")
+        axes.set_xlabel("change of the mean task completion time (%)")
     figure.suptitle("saga against vllm-0.15: left of the line it is sooner (95 % intervals over seeds)", fontsize=11)
     figure.savefig(out, dpi=110)
 
@@ -154,40 +153,47 @@ def _dots(axes: Axes, rows: Sequence[Row]) -> None:
 
 def ablations(rows: Sequence[Row]) -> list[str]:
     """Each mechanism left out, beside the paper's table; positive: later without it."""
-    base = by_seed(rows, "tct_s.mean", preset="saga")
-    lines = [["saga", f"TCT {mean_of(base)} s", "", ""]]
+    sizes = _sizes(rows)
     names = sorted({row["preset"] for row in rows if row["preset"].startswith("saga-no-")})
+    base = {size: by_seed(rows, "tct_s.mean", preset="saga", num_gpu_blocks_override=size) for size in sizes}
+    lines = [["", *(f"change %, {memory(size)}" for size in sizes), "paper %"]]
+    lines.append(["saga", *(f"mean TCT {mean_of(base[size])} s" for size in sizes), f"{WHOLE_S} s"])
     for name in names:
+        own = [by_seed(rows, "tct_s.mean", preset=name, num_gpu_blocks_override=size) for size in sizes]
         paper = f"{100 * (ABLATED[name] / WHOLE_S - 1):+.0f}" if name in ABLATED else ""
-        own = by_seed(rows, "tct_s.mean", preset=name)
-        lines.append([name, mean_of(own), told(change(own, base)), paper])
-    return table([["", "mean TCT s", "change %", "paper %"], *lines])
+        lines.append([name, *(told(change(o, base[size])) for o, size in zip(own, sizes, strict=True)), paper])
+    return table(lines)
 
 
 def strategies(rows: Sequence[Row]) -> list[str]:
-    """Peak throughput by strategy, beside the paper's."""
-    base = by_seed(rows, "steady_tasks_per_min", preset="saga")
-    lines = []
-    for name in ("saga", "saga-bfs", "saga-dfs", "vllm-0.15", "throughput"):
-        own = by_seed(rows, "steady_tasks_per_min", preset=name)
-        paper = f"{100 * (STRATEGIES[name] / STRATEGIES['saga'] - 1):+.0f}" if name in STRATEGIES else ""
-        tct = by_seed(rows, "tct_s.mean", preset=name)
-        lines.append([name, mean_of(own), told(change(own, base)), paper, mean_of(tct)])
-    return table([["", "tasks/min", "against saga %", "paper %", "mean TCT s"], *lines])
+    """Throughput by strategy, beside the paper's."""
+    lines = [["KV memory, strategy", "tasks/min", "against saga %", "paper %", "mean TCT s"]]
+    for size in _sizes(rows):
+        here = {"num_gpu_blocks_override": size}
+        base = by_seed(rows, "steady_tasks_per_min", preset="saga", **here)
+        for name in ("saga", "saga-bfs", "saga-dfs", "vllm-0.15", "throughput"):
+            own = by_seed(rows, "steady_tasks_per_min", preset=name, **here)
+            paper = f"{100 * (STRATEGIES[name] / STRATEGIES['saga'] - 1):+.0f}" if name in STRATEGIES else ""
+            against = told(change(own, base)) if name != "saga" else ""
+            tct = by_seed(rows, "tct_s.mean", preset=name, **here)
+            lines.append([f"{memory(size)}, {name}", mean_of(own), against, paper, mean_of(tct)])
+    return table(lines)
+
+
+def _sizes(rows: Sequence[Row]) -> list[int]:
+    return sorted({row["num_gpu_blocks_override"] for row in rows}, reverse=True)
 
 
 def hints(rows: Sequence[Row]) -> list[str]:
     """What is predicted without hints, and what that costs."""
-    lines = [
-        ["work", "of the next steps predicted", "of these right", "TCT against fitted %", "perfect against fitted %"]
-    ]
-    for work in dict.fromkeys(row["label"].split(",")[0].split(" predict")[0] for row in rows):
-        own = [row for row in rows if row["label"].startswith(work)]
-        part = {key: by_seed(own, key, predict="aeg") for key in ("next_step_coverage", "next_step_accuracy")}
-        tct = {word: by_seed(own, "tct_s.mean", predict=word) for word in {row["predict"] for row in own}}
-        fitted = tct["aeg:hints=fitted"]
-        shown = [mean_of({k: 100 * v for k, v in found.items()}, ".0f") for found in part.values()]
-        costs = [told(change(tct[word], fitted)) for word in ("aeg", "aeg:hints=perfect")]
+    head = ["work", "of the next steps predicted", "of these right", "TCT against fitted %", "perfect against fitted %"]
+    lines = [head]
+    for work in dict.fromkeys(row["label"] for row in rows):
+        own = [row for row in rows if row["label"] == work]
+        part = [by_seed(own, key, predict="aeg") for key in ("next_step_coverage", "next_step_accuracy")]
+        shown = [mean_of({k: 100 * v for k, v in found.items()}, ".0f") for found in part]
+        tct = {row["predict"]: by_seed(own, "tct_s.mean", predict=row["predict"]) for row in own}
+        costs = [told(change(tct[word], tct["aeg:hints=fitted"])) for word in ("aeg", "aeg:hints=perfect")]
         lines.append([work, *(f"{text} %" if text else "none" for text in shown), *costs])
     lines.append(["paper (SWE-bench)", "", "87 %", "+15.6", ""])
     return table(lines)
