@@ -201,5 +201,5 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def _missing(error: ModuleNotFoundError) -> CalibrationError:
-    expected = "pip install 'sagasim[calibrate]'"
+    expected = "pip install scipy"
     return CalibrationError(f"{error.name} is not installed", where="calibrate", expected=expected)

@@ -31,6 +31,7 @@ from sagasim.plan import Context
 from sagasim.userfile import run_file
 
 __all__ = [
+    "ARGUMENTS",
     "KINDS",
     "IdleContext",
     "Memory",
@@ -38,6 +39,7 @@ __all__ = [
     "ReplicaView",
     "Request",
     "Workflow",
+    "check_signature",
     "find",
     "policies",
     "policy",
@@ -167,7 +169,7 @@ class Policy:
 
 
 _REGISTRY: dict[tuple[str, str], Policy] = {}
-_ARGUMENTS = {
+ARGUMENTS = {
     "route": "request, replicas, now_ps, rng",
     "order": "request, now_ps",
     "evict": "idle, now_ps",
@@ -287,14 +289,14 @@ def _load_file(path: Path) -> dict[tuple[str, str], Policy]:
     run_file(path, "a policy", PolicyError)
     own = {key: found for key, found in _REGISTRY.items() if before.get(key) is not found}
     for found in own.values():
-        if found.kind in _ARGUMENTS:
-            _check_signature(found, path)
+        if found.kind in ARGUMENTS:
+            check_signature(found, path)
     return own
 
 
-def _check_signature(found: Policy, path: Path) -> None:
+def check_signature(found: Policy, path: Path) -> None:
     """Raise PolicyError unless a decision can be called as the engine calls it."""
-    arguments = _TOGETHER if found.together else _ARGUMENTS[found.kind]
+    arguments = _TOGETHER if found.together else ARGUMENTS[found.kind]
     decide, given = found.factory, arguments.split(", ")
     keywords: dict[str, None] = dict.fromkeys(found.parameters)
     if inspect.isclass(decide):

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from sagasim.config import Config
+from sagasim.config import PRESETS, Config
 from sagasim.core import Task
 from sagasim.laws import check_tasks
 from sagasim.simulate import Result, simulate
@@ -56,6 +56,22 @@ def test_fast_equals_reference_on_real_traces(case: str) -> None:
     assert_equal(fast, slow)
     check_tasks(fast.calls, fast.tasks, tasks)
     assert fast.replicas["evicted_blocks"].sum() > 0  # memory was short enough to matter
+
+
+@pytest.mark.parametrize("case", ["lmcache-miniswe", "swe-bench-mini"])
+def test_fast_equals_reference_on_real_traces_under_saga(case: str) -> None:
+    """All of SAGA, with host memory for a few contexts, on replicas that share nodes, in two waves of arrivals."""
+    count, gpus, tp, model, longest, blocks = CASES[case]
+    tasks = [task for task in tasks_of(case, count) if task.max_tokens <= longest]
+    tasks = [replace(task, arrival_ps=i // 3 * 20 * 10**12, tenant=f"tenant{i % 2}") for i, task in enumerate(tasks)]
+    saga = {**PRESETS["saga"], "predict": "aeg:cold_start=3", "host_memory_gb": 20.0, "evict_batch_blocks": 64}
+    settings = config(
+        gpus=2 * gpus, tp=tp, model=model, max_model_len=longest, num_gpu_blocks_override=blocks, max_num_seqs=4, **saga
+    )
+    fast = simulate(settings, tasks)
+    assert_equal(fast, simulate(replace(settings, reference=True), tasks))
+    check_tasks(fast.calls, fast.tasks, tasks)
+    assert (fast.transfers["kind"] == 1).any()
 
 
 def hit_share(result: Result, tasks: list[Task]) -> float:

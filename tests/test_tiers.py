@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sagasim.config import Config
 from sagasim.core import Call, Task, Tool
 from sagasim.cost import StepCost, beside_copies, constant_calibration
+from sagasim.epochs import Epochs
 from sagasim.plan import Branch
 from sagasim.reference_cache import Name, ReferenceHost
 from sagasim.simulate import Result, simulate
@@ -199,3 +200,18 @@ def test_two_gpus_share_an_uplink_where_the_hardware_does() -> None:
     assert pairs.transfers["started_ps"][0] == alone.transfers["started_ps"][0]
     first = [r.transfers["ended_ps"][:4] - r.transfers["started_ps"][:4] for r in (pairs, alone)]
     assert (first[0] > first[1]).all()
+
+
+def test_an_idle_cluster_costs_no_events() -> None:
+    """Two short tasks an hour apart: the balancer and the preemption sleep in between."""
+    tasks = [Task(f"t{i}", (Call("c", 20, 4),), arrival_ps=i * 3600 * 10**12) for i in range(2)]
+    asleep = run(tasks, balance="steal", preempt=f"{strategies.MINE}:youngest", balance_epoch_s=0.1, gpus=2)
+    woken: list[int] = []
+    look = Epochs._epoch
+    Epochs._epoch = lambda self, event: (woken.append(1), look(self, event))[1]  # type: ignore[method-assign]
+    try:
+        run(tasks, balance="steal", preempt=f"{strategies.MINE}:youngest", balance_epoch_s=0.1, gpus=2)
+    finally:
+        Epochs._epoch = look  # type: ignore[method-assign]
+    assert len(woken) <= 2 * 2  # one a task, in both engines
+    assert asleep.tasks["finished_ps"].max() > 3600 * 10**12

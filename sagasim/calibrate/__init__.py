@@ -49,7 +49,7 @@ def fit(source: str, folder: Path, gpu: str, model: str, tp: int, dtype: str = "
     try:
         calibration = SOURCES[source](rank, folder).finished()
     except ModuleNotFoundError as error:
-        expected = "pip install 'sagasim[calibrate]'"
+        expected = "pip install scipy"
         raise CalibrationError(f"{error.name} is not installed", where="calibrate fit", expected=expected) from error
     calibration["provenance"] = {"source": source, **calibration["provenance"]}
     return calibration
