@@ -263,9 +263,11 @@ class ReferenceReplica:
             self._allocate(state, want, now)
             self._add(batch, state, want)
             budget -= want
-        for call in self.given_way:
-            self.waiting.push(call, now)
-        self.given_way = []
+        if self.given_way:
+            preempted = True
+            for call in self.given_way:
+                self.waiting.push(call, now)
+            self.given_way = []
         return batch, preempted
 
     def _wanted(self, state: _State, budget: int) -> int:

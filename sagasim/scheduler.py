@@ -123,9 +123,11 @@ class Scheduler:
         self.blocked = False
         if self.waiting.heap and not preempted:
             self._schedule_waiting(batch, budget, now)
-        for call in self.given_way:
-            self.waiting.push(call, now)
-        self.given_way = []
+        if self.given_way:
+            preempted = True  # there is more to decide, even if nothing is left to run
+            for call in self.given_way:
+                self.waiting.push(call, now)
+            self.given_way = []
         time = self.cost.step(batch.decodes, batch.context_sum, batch.context_max, batch.chunks)
         previous_end = self.step_end
         end = self.step_end = previous_end + time

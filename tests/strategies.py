@@ -105,6 +105,7 @@ def tiered(draw: st.DrawFn) -> Config:
         "prefix_caching": True,
         "balance_epoch_s": 1e-6,
         "preempt_after_s": 1e-6,
+        "preempt": draw(st.sampled_from(["none", "urgency", f"{MINE}:youngest"])),
         "prefetch": draw(
             st.sampled_from(["tool-end", *(f"{MINE}:always:after_ps={n}" for n in (2_000, 15_000, 90_000))])
         ),
