@@ -241,8 +241,11 @@ def test_urgency_by_hand() -> None:
     # 5 calls of 1 s; deadline 8 s + 1.5 x 20 s = 38 s, 28 s away
     assert afs(request("t", arrival=8 * S, expected=20 * S), 10 * S) == pytest.approx(-5 / 28)
     assert afs(request("t", arrival=0, expected=2 * S), 10 * S) == -5  # late: slack counts as 1 s
-    assert afs(request("t"), 10 * S) == 0
+    assert afs(request("t", arrival=8 * S), 10 * S) == pytest.approx(-5 / 5.5)  # a and b took 5 s: 15.5 s
     assert afs(request("other", expected=S), 10 * S) == 0
+    fresh = Aeg()
+    told(fresh, "t", "x", 0)
+    assert AfsOrder(fresh)(request("t"), S) == 0  # nothing has ended yet
 
 
 def test_policies_without_a_predictor() -> None:

@@ -104,6 +104,7 @@ class Graph:
         self.after: dict[str, dict[str, int]] = {}  # tool of a step -> tool of the next one (END: none) -> times seen
         self.observed: dict[str, tuple[int, int]] = {}  # tool -> times, tokens that came with the next prompt
         self.service: tuple[int, int] = (0, 0)  # calls, ps
+        self.completion: tuple[int, int] = (0, 0)  # tasks that have ended here, ps from arrival to end
 
     def count(self, tool: str, following: str, times: int = 1) -> None:
         row = self.after.setdefault(tool, {})
@@ -242,7 +243,7 @@ class Aeg:
 
     def left(self, task: str, now_ps: int) -> None:
         """A task has ended: its agents took no further step."""
-        self.fair_share.left(task)
+        told = self.fair_share.left(task)
         graph = None
         for agent in self._agents.pop(task, ()):
             step = self._steps.pop((task, agent))
@@ -251,6 +252,9 @@ class Aeg:
                 graph.count(step.tool, END)
                 graph.steps += step.calls
             self._judge(step, END)
+        if graph is not None and told is not None:
+            ended, total = graph.completion
+            graph.completion = (ended + 1, total + now_ps - told[1])
         if graph is not None and self._hints == "none":
             graph.tasks += 1
 
@@ -277,6 +281,11 @@ class Aeg:
     def latency_q95_ps(self, tool: str) -> int | None:
         latency = self._latencies.get(tool)
         return None if latency is None else latency.q95_ps()
+
+    def expected_tct_ps(self, step: Step | None) -> int | None:
+        """Mean completion time so far of tasks of this type; None before any has ended."""
+        ended, total = step.graph.completion if step is not None else (0, 0)
+        return total // ended if ended else None
 
     def latency_median_ps(self, tool: str) -> int | None:
         latency = self._latencies.get(tool)

@@ -56,13 +56,14 @@ class FairShare:
             self._window = window
         self._served.setdefault(tenant, [0, 0])[0] += service_ps
 
-    def left(self, task: str) -> None:
-        """A task has ended."""
+    def left(self, task: str) -> tuple[str, int, int | None] | None:
+        """A task has ended; returns what was known of it."""
         told = self.tasks.pop(task, None)
         if told is not None:
             self.tenants[told[0]] -= 1
             if not self.tenants[told[0]]:
                 del self.tenants[told[0]]
+        return told
 
     def had(self) -> dict[str, float]:
         """The part of all service that each tenant had of late."""

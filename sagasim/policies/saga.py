@@ -141,12 +141,12 @@ def lifo(request: Request, now_ps: int) -> int:
 class AfsOrder:
     """The most urgent call first: remaining GPU work over time to the deadline (Eq. 8), and by tenants' shares (Eq. 9).
 
-    The deadline is the task's arrival + 1.5 x the completion time learned for its type. Remaining work is the expected
-    number of calls still to come times the mean time of one. Left open by the paper: slack below `least_slack_s` counts
-    as that; before any task has ended all are equally urgent; urgency is taken when a call is enqueued. How a share
-    acts is open too: with several tenants at work (shares=True) urgency is multiplied by the tenant's share, taken
-    every `epoch_s`, over the part of the service that it had of late, by `most_boost` either way at most.
-    weights: `gold@3+basic@1`.
+    The deadline is the task's arrival + 1.5 x the completion time learned for its type when it arrived, or where nothing
+    was known then, since. Remaining work is the expected number of calls still to come times the mean time of one. Left
+    open by the paper: slack below `least_slack_s` counts as that; before any task has ended all are equally urgent;
+    urgency is taken when a call is enqueued. How a share acts is open too: with several tenants at work (shares=True)
+    urgency is multiplied by the tenant's share, taken every `epoch_s`, over the part of the service that it had of late,
+    by `most_boost` either way at most. weights: `gold@3+basic@1`.
     """
 
     def __init__(
@@ -175,10 +175,11 @@ class AfsOrder:
     def urgency(self, request: Request, now_ps: int) -> float:
         """Remaining work over slack, times what the tenant is owed."""
         step = self._workflow.step(request.task, request.agent)
-        if request.expected_tct_ps is None or step is None:
+        expected_ps = request.expected_tct_ps or self._workflow.expected_tct_ps(step)
+        if expected_ps is None or step is None:
             return 0.0
         work = self._workflow.remaining_calls(step, request.agent) * self._workflow.mean_service_ps(step)
-        urgency = work / self._slack_ps(request.arrival_ps, request.expected_tct_ps, now_ps)
+        urgency = work / self._slack_ps(request.arrival_ps, expected_ps, now_ps)
         return urgency * self._factor(request.tenant, now_ps) if self._shares else urgency
 
     def tenant_shares(self, now_ps: int) -> dict[str, float]:
