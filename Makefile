@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo
+SWEEPS ?= sweeps
 
-.PHONY: demo test test-kernels test-slow bench lint calibration fits oracle clean
+.PHONY: demo test test-kernels test-docs test-slow bench lint calibration fits oracle saga gate gate-update docs clean
 
 # vllm-0.6 against vllm-0.15: recorded coding agents on 64 H200s.
 demo: .venv/base
@@ -40,13 +41,33 @@ calibration: .venv/base
 oracle: .venv/base
 	$(BIN)/python -m sagasim.oracle.page --out docs
 
+# Has anything become worse since the baseline? After a change of results that is meant: make gate-update.
+gate: .venv/base
+	$(BIN)/sagasim gate --baseline tests/gate/baseline.json
+
+gate-update: .venv/base
+	$(BIN)/sagasim gate --baseline tests/gate/baseline.json --update --from sagasim/gate/default.toml
+
+# SAGA beside other systems: the sweeps of docs/examples, about half an hour on two cores, and the page of their results.
+saga: .venv/base
+	for name in strategies hints fairness swe coding; do \
+		$(BIN)/sagasim sweep docs/examples/saga-$$name.toml --out $(SWEEPS)/saga-$$name || exit 1; done
+	$(BIN)/python -m sagasim.saga_page --sweeps $(SWEEPS) --out docs
+
+# The documentation site, with its notebooks run anew: site/index.html. A link that leads nowhere is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+test-docs: .venv/docs
+	$(BIN)/pytest -m docs tests/test_docs_site.py
+
 # Parameters of the generators from recorded traces, and the page that compares them.
 fits: .venv/base
 	$(BIN)/python -m sagasim.workloads.fit --traces traces --out traces/fits
 	$(BIN)/python -m sagasim.workloads.page
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp for each set of dependencies; a changed pyproject.toml sets up again.
@@ -64,6 +85,10 @@ clean:
 	-$(BIN)/sagasim compile
 	@touch $@
 
+.venv/docs: pyproject.toml | .venv/test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,docs]'
+	@touch $@
+
 .venv/kernels: pyproject.toml | .venv/test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,gpu]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,gpu,ray]'
 	@touch $@

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from sagasim import __version__
 from sagasim.errors import ConfigError, SagasimError
 from sagasim.options import Command, layers, make_parser
 
@@ -33,15 +32,14 @@ _STARTED_S, _STARTED_CPU_S = time.perf_counter(), time.process_time()  # process
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 2 a mistake of the user, 130 interrupted."""
+    """Run one command and exit: 0 done, 1 a gate that fails, 2 a mistake of the user, 130 interrupted."""
     # Tasks and logs are many and without cycles: the collector's default pace costs a tenth of a run.
     gc.set_threshold(1_000_000, 50, 50)
     try:
         with _terminable():
             args = make_parser(_COMMANDS).parse_args(argv)
-            args.command(args)
+            code = args.command(args) or 0
             sys.stdout.flush()
-        code = 0
     except SagasimError as error:
         print(f"sagasim: {error}", file=sys.stderr)
         code = 2
@@ -132,6 +130,7 @@ def _run(args: argparse.Namespace) -> None:
 
     config = resolve(*layers(args))
     out = _out(args)
+    timeline = _timeline(args, out)
     from sagasim.report import config_label, length_note, run_report, work_label
 
     with _painter(args) as painter, _staging(out) as folder:
@@ -145,10 +144,32 @@ def _run(args: argparse.Namespace) -> None:
             painter.send(
                 folder / "figure.png", work_label(work.config, run.summary["tasks"]), [entry], length_note(run.summary)
             )
-        _write(run, folder, start_up_s=start_up_s, reading_s=reading_s)
+        from sagasim.results import write_timed
+
+        write_timed(folder, run, start_up_s=start_up_s, reading_s=reading_s)
         _await_figure(painter)
+        if timeline is not None:
+            within = timeline.parent.absolute() == Path(out).absolute()
+            _draw_timeline(run, folder / timeline.name if within else timeline)
     print(run_report(run.result.config, run.summary))
-    print(f"results in {out}")
+    print(f"results in {out}" + ("" if timeline is None else f", timeline in {timeline}"))
+
+
+def _timeline(args: argparse.Namespace, out: str) -> Path | None:
+    """Where to write a timeline; checked before anything is simulated."""
+    if args.timeline is None:
+        return None
+    from sagasim.timeline import check_timeline_path
+
+    return check_timeline_path(args.timeline, out)
+
+
+def _draw_timeline(run: Run, path: Path) -> None:
+    from sagasim.timeline import write_timeline
+
+    drawn = write_timeline(run.result, path)
+    if drawn.left_out:
+        print(f"sagasim: the timeline shows {drawn.left_out}", file=sys.stderr)
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -172,12 +193,12 @@ def _compare(args: argparse.Namespace) -> None:
 
     with _painter(args) as painter, _staging(out) as folder:
         from sagasim.comparison import compare
-        from sagasim.results import write_json
+        from sagasim.results import write_json, write_timed
 
         shown = _Several()
 
         def finished(name: str, run: Run, reading_s: float) -> None:
-            _write(run, folder / name, reading_s=reading_s)
+            write_timed(folder / name, run, reading_s=reading_s)
 
         compared = compare(works, configs, slo=not args.no_slo, progress=shown, finished=finished)
         shown.done()
@@ -189,6 +210,43 @@ def _compare(args: argparse.Namespace) -> None:
         _await_figure(painter)
     print(comparison_report(content))
     print(f"results in {out}" + ("" if painter is None else f", figure in {Path(out) / 'figure.png'}"))
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    from sagasim.config import parse_value
+    from sagasim.sweeping.interrupts import undisturbed
+
+    with undisturbed():
+        from sagasim.sweeping.report import failure_line, interrupted_line, progress_line, sweep_report
+        from sagasim.sweeping.runner import Progress, run_sweep
+
+    out = _out(args)
+    jobs = None if args.jobs is None else parse_value("gpus", args.jobs, "--jobs")  # a whole number too
+    shown, last = _Progress("sweep"), None
+
+    def progress(now: Progress) -> None:
+        nonlocal last
+        last = now
+        shown.show(lambda: progress_line(now))
+
+    try:
+        swept = run_sweep(args.file, out, jobs=jobs, engine=args.engine, address=args.address, progress=progress)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        shown.done()
+        print(f"sagasim: {interrupted_line(last, out)}", file=sys.stderr)
+        raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
+    shown.done()
+    print(sweep_report(swept))
+    if swept.failed:
+        print(f"sagasim: {failure_line(swept)}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from sagasim.sweeping.report import sweep_report
+    from sagasim.sweeping.runner import merge_sweeps
+
+    print(sweep_report(merge_sweeps(args.folders, _out(args))))
 
 
 def _work(config: Config, progress: _Progress) -> tuple[Work, float]:
@@ -207,33 +265,6 @@ def _simulated(work: Work, progress: _Progress) -> Run:
     run = execute(work, progress)
     progress.done()
     return run
-
-
-def _write(run: Run, folder: Path, **timing: float) -> None:
-    """Write a run, its figure apart. timing: seconds of what came before."""
-    from sagasim.results import write_json, write_run
-
-    started = time.perf_counter()
-    write_run(folder, run.result, run.summary)
-    run.timing.update(timing, writing_s=time.perf_counter() - started, versions=_versions())
-    write_json(folder / "timing.json", run.timing)
-
-
-def _versions() -> dict[str, str]:
-    import platform
-
-    import numpy as np
-    import pyarrow as pa
-
-    from sagasim.compiled import active
-
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pyarrow": pa.__version__,
-        "sagasim": __version__,
-        "engine": "compiled" if active() else "source",
-    }
 
 
 def _staging(out: str) -> AbstractContextManager[Path]:
@@ -357,6 +388,25 @@ def _oracle(args: argparse.Namespace) -> None:
     print(text)
 
 
+def _report(args: argparse.Namespace) -> None:
+    import shutil
+
+    from sagasim.html_report.command import report_command
+
+    bars = sys.stdout.isatty() and sys.stdout.encoding.lower().startswith("utf")
+    print(report_command(args, shutil.get_terminal_size().columns if bars else 0))
+
+
+def _gate(args: argparse.Namespace) -> int:
+    from sagasim.gate.command import gate_command
+
+    progress = _Progress()
+    text, code = gate_command(args, lambda done, total: progress.show(lambda: f"{done} of {total} runs"))
+    progress.done()
+    print(text)
+    return code
+
+
 def _calibrate_fit(args: argparse.Namespace) -> None:
     from sagasim.calibration_commands import fit_command
 
@@ -417,10 +467,14 @@ def _compile(args: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Command] = {
     "run": _run,
     "compare": _compare,
+    "sweep": _sweep,
+    "merge": _merge,
     "policies": _policies,
     "workloads": _workloads,
     "check": _check,
     "oracle": _oracle,
+    "gate": _gate,
+    "report": _report,
     "trace validate": _trace_validate,
     "trace stats": _trace_stats,
     "trace convert": _trace_convert,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sagasim.config import Config
 from sagasim.experiment import Run, execute
@@ -19,8 +20,9 @@ from sagasim.slo import MULTIPLIERS, attainment, bases, crowding, slowdowns
 from sagasim.stats import LEVEL, adjusted, mean_interval, paired
 from sagasim.work import Work, prepare
 
-__all__ = ["METRICS", "Compared", "compare", "comparison"]
+__all__ = ["METRICS", "Compared", "compare", "comparison", "comparison_entry"]
 
+Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
 # Rows of a comparison: path in the summary, title, whether it is a share
@@ -47,24 +49,25 @@ _TIMES = 160  # points of memory use over time
 
 @dataclass(slots=True)
 class Compared:
-    """What a comparison found: the content of comparison.json, and the entries of its figure."""
+    """What a comparison found: the content of comparison.json, the entries of its figure, base times by seed."""
 
     content: dict[str, Any] = field(default_factory=dict)
     entries: list[dict[str, Any]] = field(default_factory=list)
+    bases: dict[int, dict[str, Ints]] = field(default_factory=dict)  # ps, by number of the task; see slo.bases
 
 
 def compare(
     works: Mapping[int, Config],
     variants: Sequence[tuple[str, Config]],
     *,
-    slo: bool = True,
+    slo: bool | str = True,
     progress: Callable[[str], Progress] | None = None,
     finished: Callable[[str, Run, float], None] | None = None,
 ) -> Compared:
     """Run every variant on the work of its seed, both from `experiment.variants`, and compare them with the first.
 
-    slo: measure the bases of service levels too. progress: makes the progress callback of what it names. finished: is
-    told the name, the run and the seconds of preparing its work, as soon as a run is done.
+    slo: measure the bases of service levels too ("idle": only the times alone). progress: makes the progress callback
+    of what it names. finished: is told the name, the run and the seconds of preparing its work, once a run is done.
     """
     import time
 
@@ -79,14 +82,15 @@ def compare(
             started = time.perf_counter()
             work = prepare(works[config.seed], progress and progress("capacity"))
             seconds = time.perf_counter() - started
-            base = bases(work, progress and progress("service levels")) if slo else {}
+            told = progress and progress("service levels")
+            base = out.bases[config.seed] = bases(work, told, expected=slo != "idle") if slo else {}
         run = execute(work.under(config), progress and progress(f"{name} seed {config.seed}"))
         if finished is not None:
             finished(f"{name}-seed{config.seed}", run, seconds)
         summaries.setdefault(name, []).append(run.summary)
         level = {which: slowdowns(run.result, times) for which, times in base.items()}
         levels.setdefault(name, []).append({which: attainment(slowdown) for which, slowdown in level.items()})
-        out.entries.append(_entry(name, run, level))
+        out.entries.append(comparison_entry(name, run, level))
     assert work is not None
     out.content = {
         "work": work_label(work.config, run.summary["tasks"]),
@@ -207,7 +211,8 @@ def _tenants(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
 # ---- what the figure shows
 
 
-def _entry(name: str, run: Run, level: Mapping[str, Any]) -> dict[str, Any]:
+def comparison_entry(name: str, run: Run, level: Mapping[str, Any]) -> dict[str, Any]:
+    """What a figure shows of one run. level: slowdowns of its tasks over the bases that were measured, if any."""
     entry = figure_entry(name, run.result, run.summary)
     entry["memory"] = _memory(run)
     if "idle" in level:

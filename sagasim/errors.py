@@ -45,6 +45,10 @@ class SagasimError(Exception):
             parts.append(f"expected {expected}")
         super().__init__(_one_line("; ".join(parts)))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the one line, as the command line does, without the frames below."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def _one_line(text: str) -> str:
     """Without line breaks and what cannot be printed, and not endless: the middle of a long message is left out."""

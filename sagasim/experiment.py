@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sagasim import seams
 from sagasim.config import PRESETS, Config, parse_assignment, resolve
 from sagasim.errors import ConfigError, nearest
 from sagasim.metrics import summary
@@ -16,7 +17,7 @@ from sagasim.simulate import Result, calibration_of, simulate
 from sagasim.work import Progress, Work
 
 _NAME = re.compile(r"[\w][\w.+ -]{0,99}")  # of a variant: it names folders
-_OF_THE_WORK = {  # keys that are the same for all systems of a comparison
+OF_THE_WORK = {  # keys that are the same for all systems of a comparison
     "trace",
     "workload",
     "mix",
@@ -42,7 +43,7 @@ _OF_THE_WORK = {  # keys that are the same for all systems of a comparison
     "preset",
 }
 
-__all__ = ["Run", "Variant", "execute", "parse_variant", "variants"]
+__all__ = ["OF_THE_WORK", "Run", "Variant", "checked_variant", "execute", "parse_variant", "variants"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def execute(work: Work, progress: Progress | None = None) -> Run:
     if not len(result.tasks["task"]):
         raise ConfigError("no task arrives before the end of the run", where="horizon_s", expected="a later one")
     simulated = time.perf_counter()
-    result = replace(result, notes={"step times": _step_times(work.config), **work.notes, **result.notes})
+    own = {"step times": _step_times(work.config), **_own_policies(work.config)}
+    result = replace(result, notes={**own, **work.notes, **result.notes})
     measured = summary(result)
     if not measured["measured_tasks"]:
         expected = "a window that tasks arrive in"
@@ -90,6 +92,18 @@ def _step_times(config: Config) -> str:
     return "; ".join(f"{status}: {', '.join(sorted(names))}" for status, names in sorted(by_status.items()))
 
 
+def _own_policies(config: Config) -> dict[str, str]:
+    """Policies that no name or file in config.toml leads to: they were defined by the program that runs them."""
+    notes = {}
+    for kind in seams.KINDS:
+        spec = getattr(config, kind)
+        if spec != "none" and ".py:" not in spec:
+            module = seams.find(kind, spec).factory.__module__
+            if not module.startswith("sagasim."):
+                notes[f"{kind} {spec}"] = f"defined in module {module}, which config.toml does not name"
+    return notes
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """One system of a comparison: a preset, and what differs from it."""
@@ -109,14 +123,17 @@ def parse_variant(text: str) -> Variant:
         raise ConfigError("nothing", where=where, expected="NAME=PRESET key=value ..., or PRESET")
     first, *assignments = words
     name, equals, preset = first.partition("=")
-    preset = preset if equals else name
+    return checked_variant(name, preset if equals else name, dict(map(parse_assignment, assignments)), where)
+
+
+def checked_variant(name: str, preset: str, changed: Mapping[str, Any], where: str) -> Variant:
+    """A preset with some keys changed, under a name that can be that of a folder. Raises ConfigError."""
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}", where=where, expected=nearest(preset, PRESETS))
     if not _NAME.fullmatch(name) or name in ("comparison.json", "figure.png"):
         raise ConfigError(f"{name!r} cannot name a folder", where=where, expected="letters, digits, dots and hyphens")
-    changed = dict(map(parse_assignment, assignments))
     for key in changed:
-        if key in _OF_THE_WORK:
+        if key in OF_THE_WORK:
             expected = "keys of the system; the work is the same for all"
             raise ConfigError(f"{key!r} is a matter of the work", where=where, expected=expected)
     return Variant(name, {"preset": preset, **changed})

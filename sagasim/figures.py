@@ -30,12 +30,14 @@ __all__ = [
     "completion_panel",
     "draw",
     "finish",
+    "lay_out",
     "log_axis",
     "tail_panel",
     "tokens_panel",
 ]
 
 _TIMEOUT_S = 120
+_TICK_LETTERS = 32  # of all labels below a panel, before they run into each other
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _SOURCES = (  # where prompt tokens came from: name in the data, legend, colour
@@ -122,12 +124,16 @@ def _blank() -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(dpi=100)
-    grid = figure.add_gridspec(2, 2)
-    for cell in (grid[0, 0], grid[0, 1], grid[1, :]):
-        figure.add_subplot(cell)
+    _add_axes(figure)
     FigureCanvasAgg(figure)
     figure.savefig(io.BytesIO())
     return figure
+
+
+def _add_axes(figure: Figure) -> None:
+    grid = figure.add_gridspec(2, 2)
+    for cell in (grid[0, 0], grid[0, 1], grid[1, :]):
+        figure.add_subplot(cell)
 
 
 def by_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -140,14 +146,17 @@ def by_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 def draw(out: Path, title: str, entries: Sequence[Entry], note: str = "", figure: Figure | None = None) -> None:
     """Draw the entries, one line or bar for each label (seeds of one label are averaged), as a PNG."""
-    groups = by_label(entries)
     figure = figure or _blank()
-    figure.set_size_inches(11, 5.2 + 0.38 * len(groups))
-    _lay_out(figure, title, groups, note)
+    lay_out(figure, title, entries, note)
     figure.savefig(out, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
 
 
-def _lay_out(figure: Figure, title: str, groups: Mapping[str, Sequence[Entry]], note: str) -> None:
+def lay_out(figure: Figure, title: str, entries: Sequence[Entry], note: str = "") -> None:
+    """The same on a figure that is empty, saved nowhere."""
+    groups = by_label(entries)
+    figure.set_size_inches(11, 5.2 + 0.38 * len(groups))
+    if not figure.axes:
+        _add_axes(figure)
     bars = 1.15 + 0.38 * len(groups)
     left = max(0.075, 0.03 + 0.0065 * max((len(label) for label in groups), default=0))
     grid = figure.add_gridspec(
@@ -257,7 +266,7 @@ def log_axis(axes: Axes) -> None:
     low, high = axes.get_xlim()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**power for power in decades for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
-    if len(ticks) > 8:
+    if len(ticks) > 8 or sum(len(f"{tick:,g}") for tick in ticks) > _TICK_LETTERS:
         ticks = [10.0**power for power in decades if low <= 10.0**power <= high]
     axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
     axes.set_xlim(low, high)

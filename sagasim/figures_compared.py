@@ -19,8 +19,16 @@ from sagasim.figures import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["draw_compared"]
+__all__ = [
+    "draw_compared",
+    "lay_out_compared",
+    "levels_panel",
+    "memory_panel",
+    "size_panel",
+    "tenant_panel",
+]
 
 Groups = Mapping[str, Sequence[Entry]]
 _MOST_TENANTS = 12
@@ -31,12 +39,21 @@ def draw_compared(out: Path, title: str, entries: Sequence[Entry], note: str, co
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    figure = Figure(dpi=100)
+    FigureCanvasAgg(figure)
+    lay_out_compared(figure, title, entries, note, compared)
+    figure.savefig(out, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
+
+
+def lay_out_compared(
+    figure: Figure, title: str, entries: Sequence[Entry], note: str, compared: Mapping[str, Any]
+) -> None:
+    """The same on a figure that is empty, saved nowhere."""
     groups = by_label(entries)
     tenants = compared["tenants"]
     bars = max(1.5 + 0.42 * len(groups), 0.9 + 0.25 * min(len(tenants), _MOST_TENANTS) * len(groups) if tenants else 0)
     height = 7.6 + bars
-    figure = Figure(figsize=(16, height), dpi=100)
-    FigureCanvasAgg(figure)
+    figure.set_size_inches(16, height)
     grid = figure.add_gridspec(
         3,
         3,
@@ -52,22 +69,21 @@ def draw_compared(out: Path, title: str, entries: Sequence[Entry], note: str, co
     figure.text(0.012, 1 - 0.55 / height, note, ha="left", va="center", fontsize=10, color="#444444")
     completion_panel(figure.add_subplot(grid[0, 0]), groups)
     tail_panel(figure.add_subplot(grid[0, 1]), groups)
-    _memory_panel(figure.add_subplot(grid[0, 2]), groups)
-    _levels_panel(figure.add_subplot(grid[1, 0]), compared["slo"], "expected", groups)
-    _levels_panel(figure.add_subplot(grid[1, 1]), compared["slo"], "idle", groups)
-    _size_panel(figure.add_subplot(grid[1, 2]), groups)
+    memory_panel(figure.add_subplot(grid[0, 2]), groups)
+    levels_panel(figure.add_subplot(grid[1, 0]), compared["slo"], "expected", groups)
+    levels_panel(figure.add_subplot(grid[1, 1]), compared["slo"], "idle", groups)
+    size_panel(figure.add_subplot(grid[1, 2]), groups)
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.55 / bars), "ncols": 5, "fontsize": 9, "frameon": False}
     tokens_panel(figure.add_subplot(grid[2, :2] if tenants else grid[2, :]), groups, below)
     if tenants:
-        _tenant_panel(figure.add_subplot(grid[2, 2]), tenants, groups)
-    figure.savefig(out, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
+        tenant_panel(figure.add_subplot(grid[2, 2]), tenants, groups)
 
 
 def _colours(groups: Groups) -> dict[str, str]:
     return dict(zip(groups, LINES * len(groups), strict=False))
 
 
-def _memory_panel(axes: Axes, groups: Groups) -> None:
+def memory_panel(axes: Axes, groups: Groups) -> None:
     """Of the first seed only: runs of other seeds last differently."""
     for name, colour in _colours(groups).items():
         memory = groups[name][0]["memory"]
@@ -84,7 +100,7 @@ def _memory_panel(axes: Axes, groups: Groups) -> None:
     finish(axes)
 
 
-def _levels_panel(axes: Axes, slo: Mapping[str, Any], which: str, groups: Groups) -> None:
+def levels_panel(axes: Axes, slo: Mapping[str, Any], which: str, groups: Groups) -> None:
     titles = {
         "expected": "Tasks within m x their expected time (at half load)",
         "idle": "Tasks within m x their time alone (idle cluster)",
@@ -111,7 +127,7 @@ def _levels_panel(axes: Axes, slo: Mapping[str, Any], which: str, groups: Groups
     finish(axes)
 
 
-def _size_panel(axes: Axes, groups: Groups) -> None:
+def size_panel(axes: Axes, groups: Groups) -> None:
     axes.set_title("Slowdown by size of the task (lower is better)", fontsize=10, loc="left")
     if not all("by_size" in entry for entries in groups.values() for entry in entries):
         axes.set_axis_off()
@@ -131,7 +147,7 @@ def _size_panel(axes: Axes, groups: Groups) -> None:
     finish(axes)
 
 
-def _tenant_panel(axes: Axes, tenants: Mapping[str, Any], groups: Groups) -> None:
+def tenant_panel(axes: Axes, tenants: Mapping[str, Any], groups: Groups) -> None:
     shown = list(tenants)[:_MOST_TENANTS][::-1]
     width = 0.8 / len(groups)
     for i, (name, colour) in enumerate(_colours(groups).items()):

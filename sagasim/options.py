@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 from sagasim import __version__
 from sagasim.errors import ConfigError, nearest
 
-__all__ = ["Command", "layers", "make_parser"]
+__all__ = ["KEYS", "Command", "check_exclusive", "layers", "make_parser"]
 
-Command = Callable[[argparse.Namespace], None]
+Command = Callable[[argparse.Namespace], int | None]  # the exit status, 0 if it says nothing
 
 # Options that set one key of the configuration: option, key, what stands for its value, help
 _WORK = (
@@ -45,6 +45,8 @@ _POLICIES = (
     ("evict", "evict", "SPEC", "which idle context loses its blocks"),
     ("predict", "predict", "SPEC", "what is told to policies that see the workflow"),
     ("balance", "balance", "SPEC", "which waiting call moves to another replica"),
+    ("prefetch", "prefetch", "SPEC", "when what a coming call needs is brought back from host memory"),
+    ("preempt", "preempt", "SPEC", "which running calls give way to a waiting one"),
 )
 _READING = (  # of the trace commands: how a file is read
     ("block-tokens", "N", "tokens of a block, for agentic_mooncake (default 512)"),
@@ -53,6 +55,7 @@ _READING = (  # of the trace commands: how a file is read
     ("seed", "S", "of what is drawn because the source lacks it (default 0)"),
 )
 _EXCLUSIVE = (("trace", "workload", "mix"), ("rate", "load", "concurrency"))
+KEYS = {option.replace("-", "_"): key for option, key, _, _ in (*_WORK, *_CLUSTER, *_POLICIES)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,7 +85,8 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sagasim {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run = _add(subparsers, "run", "simulate once and write a folder of results", commands["run"])
-    run.add_argument("--preset", metavar="NAME", help="a served system: vllm-0.15 (default), vllm-0.6 or saga-lite")
+    run.add_argument("--preset", metavar="NAME", help="vllm-0.15 (default), vllm-0.6, saga, saga-no-..., throughput")
+    run.add_argument("--timeline", metavar="FILE", help="write a Perfetto trace too; FILE.gz is compressed")
     _experiment_options(run)
     compare = _add(subparsers, "compare", "simulate several presets on the same tasks", commands["compare"])
     compare.add_argument("--presets", metavar="A,B,...", help="presets; differences are from the first")
@@ -96,11 +100,14 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     compare.add_argument("--seeds", metavar="N", default="5", help="how many seeds, from --seed on (default 5)")
     compare.add_argument("--no-slo", action="store_true", help="measure no base times for service levels")
     _experiment_options(compare)
+    _sweep_commands(subparsers, commands)
     _add(subparsers, "policies", "list the policies and their parameters", commands["policies"])
     _add(subparsers, "workloads", "list the generators of tasks and their options", commands["workloads"])
     check = _add(subparsers, "check", "test that a policy keeps its contract", commands["check"])
     check.add_argument("spec", metavar="SPEC", help="name, name:key=value,... or ./file.py:name")
     _oracle_command(subparsers, commands["oracle"])
+    _gate_command(subparsers, commands["gate"])
+    _report_command(subparsers, commands["report"])
     _trace_commands(_add(subparsers, "trace", "look at, check and convert traces"), commands)
     _calibration_commands(subparsers, commands)
     _add(subparsers, "gpus", "list the GPUs", commands["gpus"])
@@ -147,12 +154,31 @@ def _calibration_commands(subparsers: Any, commands: Mapping[str, Command]) -> N
     add_options("validate", _add(subparsers, "validate", text, commands["validate"]))
 
 
+def _sweep_commands(subparsers: Any, commands: Mapping[str, Command]) -> None:
+    from sagasim.sweeping.options import MERGE_TEXT, SWEEP_TEXT, add_merge_options, add_sweep_options
+
+    add_sweep_options(_add(subparsers, "sweep", SWEEP_TEXT, commands["sweep"]))
+    add_merge_options(_add(subparsers, "merge", MERGE_TEXT, commands["merge"]))
+
+
 def _oracle_command(subparsers: Any, command: Command) -> None:
     from sagasim.oracle.options import TEXT, add_options
 
     parser = _add(subparsers, "oracle", TEXT, command)
     add_options(parser)
     _experiment_options(parser)
+
+
+def _report_command(subparsers: Any, command: Command) -> None:
+    from sagasim.html_report.options import TEXT, add_options
+
+    add_options(_add(subparsers, "report", TEXT, command))
+
+
+def _gate_command(subparsers: Any, command: Command) -> None:
+    from sagasim.gate.options import TEXT, add_options
+
+    add_options(_add(subparsers, "gate", TEXT, command))
 
 
 def _experiment_options(parser: argparse.ArgumentParser) -> None:
@@ -168,15 +194,20 @@ def _experiment_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--out", metavar="DIR", help="folder to write; it must not exist yet")
 
 
+def check_exclusive(given: Mapping[str, Any], mark: str = "") -> None:
+    """Raise ConfigError if two options are given that say the same thing; mark: what stands before an option."""
+    for group in _EXCLUSIVE:
+        both = [f"{mark}{option}" for option in group if given.get(option) is not None]
+        if len(both) > 1:
+            raise ConfigError(f"{both[0]} and {both[1]} exclude each other", where="options", expected="one of them")
+
+
 def layers(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The configuration file, if any, and above it what the options say."""
     from sagasim.config import parse_assignment, parse_value, read_config
 
     given = vars(args)
-    for group in _EXCLUSIVE:
-        both = [f"--{option}" for option in group if given[option] is not None]
-        if len(both) > 1:
-            raise ConfigError(f"{both[0]} and {both[1]} exclude each other", where="options", expected="one of them")
+    check_exclusive(given, "--")
     options: dict[str, Any] = {"preset": args.preset} if "preset" in args and args.preset is not None else {}
     for option, key, _, _ in (*_WORK, *_CLUSTER, *_POLICIES):
         text = given[option.replace("-", "_")]

@@ -17,8 +17,10 @@ __all__ = [
     "aligned",
     "comparison_report",
     "config_label",
+    "difference_text",
     "length_note",
     "number",
+    "percent",
     "policy_list",
     "run_report",
     "stats_report",
@@ -52,7 +54,8 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share for reading; a dash for none."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
@@ -109,7 +112,7 @@ def run_report(config: Config, summary: Mapping[str, Any]) -> str:
     spreads = [["", "mean", "p50", "p95", "p99"]]
     for key, title in _SPREADS:
         spreads.append([title, *(number(summary[key][column]) for column in ("mean", "p50", "p95", "p99"))])
-    facts = [[title, _percent(summary[key])] for key, title in _SHARES]
+    facts = [[title, percent(summary[key])] for key, title in _SHARES]
     facts += [
         ["tokens prefilled again, evicted here", number(summary["regenerated_here_tokens"])],
         ["tokens prefilled again, cached elsewhere", number(summary["regenerated_elsewhere_tokens"])],
@@ -152,7 +155,7 @@ def comparison_report(comparison: Mapping[str, Any]) -> str:
     systems, seeds = comparison["presets"], comparison["seeds"]
     rows = [["mean over seeds" if len(seeds) > 1 else "", *systems]]
     for metric in comparison["metrics"]:
-        show = _percent if metric["share"] else number
+        show = percent if metric["share"] else number
         rows.append([metric["title"], *(show(metric["by_preset"][name]["mean"]) for name in systems)])
     drawn = ", the trace drawn again for each" if comparison["resampled"] else ""
     head = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}{drawn}; {comparison['window']}"
@@ -170,13 +173,13 @@ def _difference_table(comparison: Mapping[str, Any]) -> str:
     several = len(comparison["seeds"]) > 1
     rows = [[f"difference from {baseline}" + (" (95 % interval)" if several else ""), *others]]
     for metric in comparison["metrics"]:
-        cells = [_difference(metric["by_preset"][name], share=metric["share"]) for name in others]
+        cells = [difference_text(metric["by_preset"][name], share=metric["share"]) for name in others]
         rows.append([metric["title"], *cells])
     note = "* differs with p < 0.05: paired t-test over seeds, Holm's correction for all the rows and columns together"
     return aligned(rows) + (f"\n{note}" if several else "")
 
 
-def _difference(cell: Mapping[str, Any], *, share: bool) -> str:
+def difference_text(cell: Mapping[str, Any], *, share: bool) -> str:
     """`-34.1 % [-36.0, -32.2] *`: ratio of geometric means, or difference of shares in points, with its interval."""
     difference = cell["difference"]
     if difference["mean"] is None:
@@ -190,10 +193,14 @@ def _difference(cell: Mapping[str, Any], *, share: bool) -> str:
         scale = 100 if share else 1
         values = [None if difference[k] is None else scale * difference[k] for k in ("mean", "low", "high")]
         unit = " points" if share else ""
-    text = f"{values[0]:+,.3g}{unit}"
+    text = f"{_signed(values[0])}{unit}"
     if values[1] is not None:
-        text += f" [{values[1]:+,.3g}, {values[2]:+,.3g}]"
+        text += f" [{_signed(values[1])}, {_signed(values[2])}]"
     return text + mark
+
+
+def _signed(value: Any) -> str:
+    return f"{value:+,.3g}" if abs(value) < 1000 else f"{value:+,.0f}"
 
 
 def _compared_tenants(comparison: Mapping[str, Any]) -> str:
@@ -213,7 +220,7 @@ def _level_tables(comparison: Mapping[str, Any]) -> list[str]:
     for which, level in comparison["slo"].items():
         rows = [[f"tasks within m times {titles[which]}", *(f"{m:g}" for m in level["multipliers"])]]
         rows += [
-            [name, *(_percent(point["mean"]) for point in level["by_preset"][name])] for name in comparison["presets"]
+            [name, *(percent(point["mean"]) for point in level["by_preset"][name])] for name in comparison["presets"]
         ]
         parts += ["", aligned(rows)]
     crowding = comparison.get("crowding")

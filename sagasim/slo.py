@@ -41,10 +41,15 @@ Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
 
-def bases(work: Work, progress: Progress | None = None) -> dict[str, Ints]:
-    """Base times of the tasks in ps, by number of the task: idle, and expected where the capacity can be measured."""
+def bases(work: Work, progress: Progress | None = None, *, expected: bool = True) -> dict[str, Ints]:
+    """Base times of the tasks in ps, by number of the task: idle, and expected where the capacity can be measured.
+
+    expected: False if the idle times are enough; the others take several times as long to measure.
+    """
     apart = (prefixes_under(task, task.name) for task in work.tasks)  # nothing of one is of use to the next
     found = {"idle": _run(_plain(work.config, arrivals="closed", concurrency=1), apart, progress)}
+    if not expected:
+        return found
     try:
         half = 0.5 * capacity(work.config, progress)
     except ConfigError:  # too few tasks to tell a capacity

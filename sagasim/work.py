@@ -21,12 +21,12 @@ from sagasim.metrics import rounded
 from sagasim.sources import open_sources, shares
 from sagasim.trace import LengthReport, Trace, over_length, take, trace_names
 
-__all__ = ["KEPT_CALLS", "Work", "capacity", "prepare"]
+__all__ = ["FILES", "KEPT_CALLS", "SPECS", "Work", "capacity", "prepare", "with_whole_paths"]
 
 Progress = Callable[[int, int], None]
 
-_SPECS = ("workload", "route", "order", "evict", "predict", "balance")  # keys that may name `./file.py:name`
-_FILES = ("turns", "gpu", "model", "calibration")  # keys that may name a file
+SPECS = ("workload", "route", "order", "evict", "predict", "balance")  # keys that may name `./file.py:name`
+FILES = ("turns", "gpu", "model", "calibration")  # keys that may name a file
 _OF_THE_WORK = (
     "trace", "workload", "mix", "turns", "arrivals", "tasks", "max_model_len", "rate_per_min", "warmup", "cooldown",
 )  # fmt: skip
@@ -47,7 +47,7 @@ class Work:
     def under(self, config: Config) -> Work:
         """The same tasks under another preset."""
         own = self.config
-        same = replace(_with_whole_paths(config), **{key: getattr(own, key) for key in _OF_THE_WORK})
+        same = replace(with_whole_paths(config), **{key: getattr(own, key) for key in _OF_THE_WORK})
         return replace(self, config=same)
 
 
@@ -80,7 +80,7 @@ def prepare(config: Config, progress: Progress | None = None) -> Work:
     source = open_sources(config)
     if config.trace is not None and source.path is not None and config.trace not in trace_names():
         config = replace(config, trace=str(source.path.resolve()))  # config.toml is read from any folder
-    config = _with_whole_paths(config)
+    config = with_whole_paths(config)
     if config.load is not None and config.rate_per_min is None:
         config = replace(config, rate_per_min=rounded(config.load * capacity(config, progress)))
     fitting = _fit(config, source)
@@ -95,9 +95,9 @@ def prepare(config: Config, progress: Progress | None = None) -> Work:
     return Work(config, _Again(lambda: arriving(tasks, config)), notes)
 
 
-def _with_whole_paths(config: Config) -> Config:
+def with_whole_paths(config: Config) -> Config:
     """The configuration with whole paths where it names files, so that config.toml is read from any folder."""
-    changed: dict[str, Any] = {key: _anywhere(getattr(config, key)) for key in (*_SPECS, *_FILES)}
+    changed: dict[str, Any] = {key: _anywhere(getattr(config, key)) for key in (*SPECS, *FILES)}
     if config.mix is not None:
         changed["mix"] = "+".join(f"{_anywhere(name)}@{weight:g}" for name, weight in shares(config.mix, "mix").items())
     return replace(config, **changed)

@@ -54,7 +54,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--tp", "3"], ["tp", "1, 2, 4 or 8"]),
         (["--gpu", "h20"], ["h20", "'h200' perhaps"]),
         (["--model", "llama-3.1-70"], ["llama-3.1-70", "'llama-3.1-70b' perhaps"]),
-        (["--preset", "vllm-0.5"], ["preset", "vllm-0.5", "one of: saga-lite, vllm-0.15, vllm-0.6"]),
+        (["--preset", "vllm-0.5"], ["preset", "vllm-0.5", "vllm-0.15"]),
         (["--tasks", "0"], ["tasks", "0 is out of range"]),
         (["--tasks", "1e3"], ["--tasks", "'1e3'", "a whole number"]),
         (["--seed", "-1"], ["seed", "-1 is out of range"]),

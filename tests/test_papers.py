@@ -27,11 +27,11 @@ def of_language(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with README's own policy in it."""
+    """An empty folder with README's own policy and set in it."""
     monkeypatch.chdir(tmp_path)
-    for text in of_language("python"):
-        if text.startswith("# mine.py"):
-            Path("mine.py").write_text(text)
+    for _, text in BLOCKS:
+        if text.startswith(("# mine.py", "# gate.toml", "# pressure.toml")):
+            Path(text.split()[1]).write_text(text)
     return tmp_path
 
 

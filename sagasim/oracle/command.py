@@ -20,7 +20,7 @@ from sagasim.report import work_label
 from sagasim.results import read_run, staging, write_json
 from sagasim.work import prepare
 
-__all__ = ["oracle_command"]
+__all__ = ["memory_sizes", "oracle_command", "write_study"]
 
 _MOST_MEMORY = 1e6
 
@@ -31,7 +31,7 @@ def oracle_command(
     args: argparse.Namespace, layers: Sequence[Mapping[str, Any]], progress: Progress, simulating: Simulating
 ) -> str:
     """Replay, write the folder if one is named, and return the table."""
-    memory = _memory(args.memory)
+    memory = memory_sizes(args.memory)
     names = _names(args.policies)
     pins = _word("--pins", args.pins or "run", ("run", "none"))
     form = None if args.export is None else _word("--export", args.export, FORMATS)
@@ -42,7 +42,7 @@ def oracle_command(
         found = study(inputs, names or offline_policies(blind=inputs.timeline is None), memory, progress)
         text = table(found)
         if folder is not None:
-            text += "\n" + _write(folder, title, found, inputs, form, figure=not args.no_figures)
+            text += "\n" + write_study(folder, title, found, inputs, form, figure=not args.no_figures)
     return text + (f"\nresults in {args.out}" if args.out else "")
 
 
@@ -76,7 +76,7 @@ def _inputs(
     return from_run(result, work.tasks, pins=True), work_label(work.config, len(result.task_names))
 
 
-def _write(folder: Path, title: str, found: Study, inputs: Inputs, form: str | None, *, figure: bool) -> str:
+def write_study(folder: Path, title: str, found: Study, inputs: Inputs, form: str | None, *, figure: bool) -> str:
     write_csv(folder / "misses.csv", found)
     write_json(folder / "oracle.json", content(found))
     if figure:
@@ -91,7 +91,7 @@ def _write(folder: Path, title: str, found: Study, inputs: Inputs, form: str | N
     return f"{requests:,} requests written as {form}"
 
 
-def _memory(text: str | None) -> list[float]:
+def memory_sizes(text: str | None) -> list[float]:
     if text is None:
         return list(MEMORY)
     sizes = []

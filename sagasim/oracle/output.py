@@ -16,8 +16,9 @@ from sagasim.report import aligned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["content", "draw", "table", "write_csv"]
+__all__ = ["content", "draw", "heading", "lay_out", "table", "table_rows", "write_csv"]
 
 COLUMNS = ("policy", "memory_blocks", "accesses", "hits", "misses", "ratio")
 _PINNED = {"run": "running calls hold what they held in the run", "none": "calls are instants"}
@@ -35,18 +36,28 @@ def ratio_text(row: Row) -> str:
 
 def table(study: Study) -> str:
     """Regenerated blocks and, in brackets, their ratio to the optimum: a row for each policy, a column a size."""
+    return "\n".join([heading(study), "", aligned(table_rows(study)), *_notes(study, _by_policy(study))])
+
+
+def table_rows(study: Study) -> list[list[str]]:
+    """The cells of the table, its titles first."""
     sizes = list(dict.fromkeys(row.memory for row in study.rows if row.memory is not None))
+    rows = [["regenerated blocks (over the optimum)", *(f"memory {size:g}" for size in sizes)]]
+    for policy, found in _by_policy(study).items():
+        if policy != UNLIMITED:
+            rows.append([policy, *(_cell(found.get(size)) for size in sizes)])
+    return rows
+
+
+def _by_policy(study: Study) -> dict[str, dict[float | None, Row]]:
     by_policy: dict[str, dict[float | None, Row]] = {}
     for row in study.rows:
         by_policy.setdefault(row.policy, {})[row.memory] = row
-    rows = [["regenerated blocks (over the optimum)", *(f"memory {size:g}" for size in sizes)]]
-    for policy, found in by_policy.items():
-        if policy != UNLIMITED:
-            rows.append([policy, *(_cell(found.get(size)) for size in sizes)])
-    return "\n".join([_heading(study), "", aligned(rows), *_notes(study, by_policy)])
+    return by_policy
 
 
-def _heading(study: Study) -> str:
+def heading(study: Study) -> str:
+    """How much was replayed, and how, on two lines."""
     caches = "one cache" if study.caches == 1 else f"{study.caches} replicas"
     share = 100 * study.first / study.reads if study.reads else 0.0
     return (
@@ -62,7 +73,8 @@ def _cell(row: Row | None) -> str:
         return "infeasible"
     if row.policy in (OPTIMUM, POOLED):
         return f"{row.regenerated:,}"
-    return f"{row.regenerated:,} ({ratio_text(row)})"
+    ratio = ratio_text(row)
+    return f"{row.regenerated:,} ({ratio})" if ratio else f"{row.regenerated:,}"
 
 
 def _notes(study: Study, by_policy: dict[str, dict[float | None, Row]]) -> list[str]:
@@ -112,8 +124,15 @@ def draw(path: Path, title: str, study: Study) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 6.2), dpi=100)
+    figure = Figure(dpi=100)
     FigureCanvasAgg(figure)
+    lay_out(figure, title, study)
+    figure.savefig(path, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
+
+
+def lay_out(figure: Figure, title: str, study: Study) -> None:
+    """The same on a figure that is empty, saved nowhere."""
+    figure.set_size_inches(14, 6.2)
     left, right = figure.subplots(1, 2, sharex=True)
     for number, (name, rows) in enumerate(_lines(study).items()):
         style = {
@@ -139,10 +158,9 @@ def draw(path: Path, title: str, study: Study) -> None:
         text = "no ratio: the optimum regenerates nothing, or running calls do not fit"
         right.text(0.5, 0.5, text, ha="center", color="#777777", transform=right.transAxes)
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
-    figure.text(0.012, 0.925, _heading(study).replace("\n", ". "), fontsize=9, color="#444444", va="top")
+    figure.text(0.012, 0.925, heading(study).replace("\n", ". "), fontsize=9, color="#444444", va="top")
     figure.legend(loc="center right", fontsize=9, frameon=False)
     figure.tight_layout(rect=(0, 0, 0.85, 0.915))
-    figure.savefig(path, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
 
 
 def _lines(study: Study) -> dict[str, Sequence[Row]]:

@@ -143,7 +143,7 @@ class AfsOrder:
 
     The deadline is the task's arrival + 1.5 x the completion time learned for its type when it arrived, or since then
     where nothing was known. Remaining work is the expected number of calls still to come times the mean time of one.
-    Left open by the paper: slack below `least_slack_s` counts as that; before any task has ended all are equally urgent;
+    Left open by the paper: slack below `least_slack_s` counts as that; before any task has ended all are alike urgent;
     urgency is taken when a call is enqueued. How a share acts is open too: with several tenants at work (shares=True)
     urgency is multiplied by the tenant's share, taken every `epoch_s`, over the part of the service it had of late, by
     `most_boost` either way at most. weights: `gold@3+basic@1`.
