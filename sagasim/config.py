@@ -79,14 +79,14 @@ class Config:
     preempt: str = "none"  # which running calls give way to a waiting one
     preempt_after_s: float = 0.5  # once that has waited so long; looked at every balance_epoch_s
     # engine (names and defaults of vLLM 0.15)
-    prefix_caching: bool = True
-    async_scheduling: bool = True
-    max_num_batched_tokens: int | None = None
-    max_num_seqs: int | None = None
+    prefix_caching: bool = True  # full blocks of what was computed are found again
+    async_scheduling: bool = True  # a step is decided while the one before it runs
+    max_num_batched_tokens: int | None = None  # of a step
+    max_num_seqs: int | None = None  # running calls at a time
     max_model_len: int | None = None
-    long_prefill_token_threshold: int = 0
-    gpu_memory_utilization: float = 0.9
-    num_gpu_blocks_override: int | None = None
+    long_prefill_token_threshold: int = 0  # most tokens of a prompt in a step; 0: as many as fit
+    gpu_memory_utilization: float = 0.9  # part of the GPU's memory for weights, activations and KV
+    num_gpu_blocks_override: int | None = None  # KV blocks of a replica, one of which is never used
     stop: str = "eos"  # eos: the stop is seen only in the output; length: it is foreseen
     reserve_full_prompt: bool = False  # as vLLM 0.19 does: a call starts only if there is room for its whole prompt
     evict_batch_blocks: int = 64  # a scored eviction frees this many blocks at a time

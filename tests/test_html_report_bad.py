@@ -97,7 +97,7 @@ SPOILED: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "an axis of texts": (replaced("concurrency", pa.array(["x"] * 8)), ("column 'concurrency' of string",)),
     "a column twice": (
         changed(lambda table: table.append_column("calls", table["seed"]).append_column("calls", table["seed"])),
-        ("two columns of one name",),
+        ("results.parquet", "cannot be read"),
     ),
     "a system": (options("--base", "vllm-0.51"), ("--base", "no system 'vllm-0.51'", "'vllm-0.15' perhaps")),
     "a metric": (options("--metric", "tct_s.mena"), ("--metric", "no metric 'tct_s.mena'", "'tct_s.mean' perhaps")),

@@ -25,7 +25,7 @@ clock links tiers batching scheduler replica reference_cache reference
 agent cluster
 movement epochs failures
 config laws
-arrivals sources
+arrivals sources assembly
 simulate
 fairness
 metrics contract recorded

@@ -105,8 +105,6 @@ def _rows(table: pa.Table, path: Path) -> list[dict[str, Any]]:
         if table[name].type != kinds[name] or gaps:
             what = f"column {name!r} of {table[name].type} with {gaps} gaps"
             raise ResultsError(what, where=str(path), expected=_SWEEP)
-    if len(set(table.column_names)) < table.num_columns:
-        raise ResultsError("two columns of one name", where=str(path), expected=_SWEEP)
     return table.to_pylist()  # type: ignore[no-any-return]
 
 
