@@ -360,3 +360,16 @@ def test_the_terminal_shows_what_the_page_leads_with(sweep: Path, capsys: pytest
         assert f"{sentence}." in page.texts["p"]
     assert "Pareto front" in shown
     assert shown.endswith(f"report in {sweep / 'report.html'}\n")
+
+
+def test_the_commands_of_its_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    spec = 'workload = "tool-calling"\ntasks = 3\ngpus = 8\n[grid]\npreset = ["vllm-0.6", "vllm-0.15"]\n'
+    Path("pressure.toml").write_text(spec)
+    (block,) = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        with pytest.raises(SystemExit) as ended:
+            main(line.split()[1:])
+        assert ended.value.code == 0
+    assert "Differences from vllm-0.6" in Page(Path("first-token.html").read_bytes()).titles

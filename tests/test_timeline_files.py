@@ -63,6 +63,7 @@ def test_whatever_fits_is_shown_and_no_more(tmp_path: Path) -> None:
         part, told = drawn(small(), tmp_path, max_events=most)
         assert told.events <= most
         assert told.left_out
+        assert drawn(small(), tmp_path, max_events=told.events)[1] == told
         assert part.on("run")[0].args["shown"] == told.left_out
         kept, missing = items(part), items(whole) - items(part)
         assert not kept - items(whole)
@@ -102,6 +103,7 @@ def test_tasks_are_drawn_evenly(tmp_path: Path, tasks: int, shown: int) -> None:
     found = {track.name for track in timeline.tracks.values() if track.name.startswith("task ")}
     every = 12 // shown if shown else 1
     assert found == {f"task {n}: {small().task_names[n]}" for n in range(0, 12, every)[:shown]}
+    assert all(len(ends) > 1 for ends in timeline.arrows().values())
     told = timeline.on("run")[0].args["tasks with a track"]
     assert told == ("none" if not shown else "all: 12 of 12" if shown == 12 else f"one of {every}: {shown} of 12")
 

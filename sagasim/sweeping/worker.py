@@ -64,6 +64,8 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Outcome:
         place = traceback.extract_tb(error.__traceback__)[-1]
         told = " ".join(f"{type(error).__name__}: {error}".split())
         return Outcome(reason=f"{told} ({Path(place.filename).name}, line {place.lineno})")
+    finally:
+        gc.collect()  # the parts of an engine refer to each other: nothing else would free them for long
 
 
 def measure_capacity(work: Config) -> float:
