@@ -89,20 +89,7 @@ def rows_of(result: Result, room: int, tasks: int, start_s: float) -> Rows:
 
 def _end(result: Result) -> int:
     """When the run was over: the last time in its log, or the horizon of a run that was cut off."""
-    last = max(
-        [
-            int(column.max())
-            for column in (
-                result.calls["finished_ps"],
-                result.tasks["finished_ps"],
-                result.tasks["arrival_ps"],
-                result.occupancy["time_ps"],
-                result.transfers["ended_ps"],
-            )
-            if len(column)
-        ],
-        default=0,
-    )
+    last = max(int(times.max(initial=0)) for times in (result.tasks["finished_ps"], result.occupancy["time_ps"]))
     if result.config.horizon_s is not None and (result.tasks["finished_ps"] == UNFINISHED).any():
         last = max(last, ps_from_s(result.config.horizon_s))
     return last

@@ -120,6 +120,7 @@ def test_same_run_same_bytes(tmp_path: Path) -> None:
     assert packed == packed_again
     assert len(packed) < len(plain) / 3
     assert gzip.decompress(packed) == plain
+    assert packed[3:8] == bytes(5)  # no name of a file in its head, and no time
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
 
 

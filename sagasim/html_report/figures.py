@@ -152,7 +152,7 @@ def front(found: Sequence[Point]) -> list[Point]:
     """Those that no other is at least as good as in both and better in one, by throughput."""
     best, least = [], math.inf
     for point in sorted(found, key=lambda p: (-p.throughput[0], p.tct[0])):
-        if point.tct[0] <= least:
+        if point.tct[0] < least:
             best.append(point)
             least = point.tct[0]
     return best[::-1]
