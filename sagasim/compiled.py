@@ -98,6 +98,7 @@ def compile_engine() -> Path:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         shutil.copytree(_HERE, work / "sagasim", ignore=shutil.ignore_patterns("data", "__pycache__"))
+        (work / "sagasim" / "__init__.py").write_text("", encoding="utf-8")  # or mypy would read all that it names
         (work / "mypy.ini").write_text("[mypy]\nignore_missing_imports = True\n", encoding="utf-8")
         sources = [str(_source(Path("sagasim"), module)) for module in MODULES]
         command = [sys.executable, "-m", "mypyc", *sources]
