@@ -22,6 +22,8 @@ from sagasim.html_report.differences import differences, losses, sentences
 from sagasim.html_report.figures import Point, front
 from sagasim.html_report.model import Setting
 from sagasim.html_report.reading import read_comparison, read_sweep
+from sagasim.html_report.sections import misses_figure
+from sagasim.html_report.svg import drawing
 from sagasim.stats import LEVEL, adjusted, mean_interval, paired
 
 NOISE = (1.0, 1.3, 0.8, 1.1, 0.95)  # by seed, the same for all systems
@@ -129,6 +131,9 @@ def test_means_and_intervals_are_those_of_the_seeds(sweep: Path) -> None:
     interval = mean_interval([tct_s({"preset": "saga", "concurrency": 16}, seed) for seed in range(5)])
     (row,) = [r for r in page.texts["tr"] if r.startswith("16saga5")]
     assert f"{interval['mean']:.4g}[{interval['low']:.3g}, {interval['high']:.3g}]" in row
+    hits = mean_interval([1 - tct_s({"preset": "saga", "concurrency": 16}, seed) / 1000 for seed in range(5)])["mean"]
+    assert hits is not None
+    assert f"{100 * hits:.4g}[" in row  # shares in percent
 
 
 def test_a_seed_without_its_pair_is_left_out(tmp_path: Path) -> None:
@@ -284,7 +289,8 @@ def test_texts_of_the_data_are_texts(tmp_path: Path) -> None:
     assert not {"b", "i"} & {tag for tag, attributes in page.tags if "<b>" in str(attributes)}
     assert any(HOSTILE in text for text in page.texts["th"])
     assert f"Differences from {HOSTILE}" in page.titles
-    assert any(HOSTILE[:20] in text for text in page.texts["text"])  # in figures too
+    assert any(HOSTILE[:45] in text for text in page.texts["text"])  # in figures too, where $z_1$ is no formula
+    assert any(text.strip() == "_ä日本?" for text in page.texts["text"])  # a legend leaves no label out
     assert any(text.startswith(HOSTILE) for text in page.texts["dd"])
     assert "step times <b>" in page.texts["dt"]
     assert "\x1b" not in (tmp_path / "<i>&amp;" / "report.html").read_text()
@@ -319,6 +325,16 @@ def test_sections_follow_what_was_swept(tmp_path: Path) -> None:
     assert heat in titles("heat", preset=PRESETS, concurrency=(4, 8), max_num_seqs=(8, 16))
     memory = titles("memory", preset=PRESETS, num_gpu_blocks_override=(1000, 2000))
     assert "Miss-ratio curves over num_gpu_blocks_override" in memory
+
+
+def test_misses_are_what_was_not_hit(tmp_path: Path) -> None:
+    points = grid(preset=PRESETS[1:], num_gpu_blocks_override=(1000, 2000))
+    runs = read_sweep(make_sweep(tmp_path / "sweep", points, [0, 1], tct_s))
+    with drawing():
+        drawn, _ = misses_figure(runs, "num_gpu_blocks_override")
+    lines = [line.get_ydata() for line in drawn.axes[0].lines]
+    expected = [sum(tct_s({"preset": p}, seed) / 10 for seed in (0, 1)) / 2 for p in PRESETS[1:]]
+    assert [list(line) for line in lines] == [pytest.approx([mean, mean]) for mean in expected]
 
 
 def test_heat_maps_print_every_value_of_the_metric_asked_for(tmp_path: Path) -> None:

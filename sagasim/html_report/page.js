@@ -5,7 +5,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
     const way = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    
+    heads.forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", way === 1 ? "ascending" : "descending");
     const numeric = [...body.rows].some((row) => row.cells[column].dataset.value !== undefined);
     const keys = new Map([...body.rows].map((row) => {

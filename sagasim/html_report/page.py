@@ -99,4 +99,4 @@ def whole(title: str, *body: Child) -> bytes:
     )
     root = element("html", head, element("body", element("main", *body), element("script", script)), lang="en")
     text = ElementTree.tostring(root, encoding="unicode", method="html")
-    return f"<!DOCTYPE html>\n{text}\n".encode(errors="replace")
+    return f"<!DOCTYPE html>\n{text}\n".encode()

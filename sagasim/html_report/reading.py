@@ -257,6 +257,8 @@ def _compared(content: Any) -> tuple[list[str], list[int], dict[str, dict[int, d
     names, seeds = [str(name) for name in content["presets"]], [int(seed) for seed in content["seeds"]]
     if not names or not seeds or len(set(names)) < len(names) or len(set(seeds)) < len(seeds):
         raise ValueError("systems and seeds")
+    if any(name != printable(name) for name in names):
+        raise ValueError("names of systems")
     for text in ("work", "window"):
         if not isinstance(content[text], str):
             raise TypeError(text)

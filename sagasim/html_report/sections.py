@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagasim.figures import lay_out
 from sagasim.figures_compared import levels_panel
@@ -21,10 +21,14 @@ from sagasim.html_report.figures import (
 from sagasim.html_report.model import KEY, MEMORY, Column, Runs, Setting, axis_title, column, short
 from sagasim.html_report.page import Cell, Child, Element, element, figure, section, table
 from sagasim.html_report.svg import to_svg
+from sagasim.importers.lines import printable
 from sagasim.metrics import rounded
 from sagasim.report import number
 
-__all__ = ["fronts", "means", "runs_page"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["fronts", "means", "misses_figure", "runs_page"]
 
 _LOSERS = 8  # systems whose losses are told in words
 ACROSS, ALONG = "tasks_per_min", "tct_s.p95"  # of the Pareto front
@@ -258,11 +262,16 @@ def _misses(runs: Runs) -> Iterator[Element]:
     """Miss-ratio curves, where a memory was swept."""
     for axis in runs.numeric_axes:
         if axis in MEMORY and runs.columns([_MISSES.path]):
-            drawn, left = lines_figure(runs, axis, [(_MISSES, lambda share: 100.0 - share)])
+            drawn, left = misses_figure(runs, axis)
             alt = f"{_MISSES.title} over {axis}"
             yield section(
                 f"Miss-ratio curves over {axis}", figure(to_svg(drawn, alt, f"misses-{axis}-"), _bands(runs, left))
             )
+
+
+def misses_figure(runs: Runs, axis: str) -> tuple[Figure, int]:
+    """Prompt tokens not found in the cache over a memory size, in percent, and how many lines are left out."""
+    return lines_figure(runs, axis, [(_MISSES, lambda share: 100.0 - share)])
 
 
 def _as_it_is(value: float) -> float:
@@ -296,7 +305,10 @@ def _compared(content: Mapping[str, Any], systems: Sequence[str]) -> Iterator[El
     if tenants:
         heads = ["tenant", *(f"{name}, {key} (s)" for name in systems for key in ("mean", "p99"))]
         rows = [
-            [Cell(str(tenant)), *(_second(own.get(name, {}).get(key)) for name in systems for key in ("mean", "p99"))]
+            [
+                Cell(printable(tenant)),
+                *(_second(own.get(name, {}).get(key)) for name in systems for key in ("mean", "p99")),
+            ]
             for tenant, own in tenants.items()
         ]
         yield section("Task completion by tenant", table(heads, rows, texts=1, label="completion times by tenant"))
