@@ -52,7 +52,8 @@ found.clipped = [...document.querySelectorAll("figure svg")].flatMap((svg) => {
 });
 const box = document.querySelector(".scroll");
 box.scrollTop = 60;
-found.sticky = box.scrollTop === 60 && Math.abs(heads[0].getBoundingClientRect().top - box.getBoundingClientRect().top) < 3;
+const [first, frame] = [heads[0], box].map((one) => one.getBoundingClientRect().top);
+found.sticky = box.scrollTop === 60 && Math.abs(first - frame) < 3;
 found.errors = errors;
 const out = document.createElement("pre");
 out.id = "found";
