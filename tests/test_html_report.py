@@ -325,6 +325,8 @@ def test_sections_follow_what_was_swept(tmp_path: Path) -> None:
     assert heat in titles("heat", preset=PRESETS, concurrency=(4, 8), max_num_seqs=(8, 16))
     memory = titles("memory", preset=PRESETS, num_gpu_blocks_override=(1000, 2000))
     assert "Miss-ratio curves over num_gpu_blocks_override" in memory
+    heads = Page((tmp_path / "memory" / "report.html").read_bytes()).texts["th"]
+    assert {"num_gpu_blocks_override", "task completion, mean (s)"} <= set(heads)
 
 
 def test_misses_are_what_was_not_hit(tmp_path: Path) -> None:

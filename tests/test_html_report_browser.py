@@ -112,12 +112,18 @@ def test_it_sorts_and_fits_a_laptop_without_errors(page: Path, tmp_path: Path) -
     assert found["beyond"] == found["clipped"] == []
 
 
-def test_it_prints(page: Path, tmp_path: Path) -> None:
-    out = tmp_path / "page.pdf"
+def printed(page: Path, out: Path) -> list[tuple[float, float]]:
+    """Width and height of each page."""
     chromium("--no-pdf-header-footer", f"--print-to-pdf={out}", page.as_uri())
     content = out.read_bytes()
     assert content.startswith(b"%PDF")
     sizes = re.findall(rb"/MediaBox\s*\[0 0 ([\d.]+) ([\d.]+)\]", content)
-    pages = len(re.findall(rb"/Type\s*/Page\b", content))
-    assert pages >= page.read_text().count("<h2>")  # every section but the last begins a page, and one has two
-    assert all(float(width) > float(height) for width, height in sizes)
+    return [(float(width), float(height)) for width, height in sizes]
+
+
+def test_it_prints_in_sections_on_landscape_pages(page: Path, tmp_path: Path) -> None:
+    pages = printed(page, tmp_path / "page.pdf")
+    assert all(width > height for width, height in pages)
+    flowing = tmp_path / "flowing.html"
+    flowing.write_text(page.read_text().replace("break-before: page", "break-before: auto"))
+    assert len(pages) > len(printed(flowing, tmp_path / "flowing.pdf")) > 1
