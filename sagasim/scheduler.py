@@ -125,6 +125,7 @@ class Scheduler:
             self._schedule_waiting(batch, budget, now)
         if self.given_way:
             preempted = True  # there is more to decide, even if nothing is left to run
+            self.blocked = False  # until the next step finds its head, one of these perhaps, that is
             for call in self.given_way:
                 self.waiting.push(call, now)
             self.given_way = []
