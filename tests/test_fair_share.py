@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -189,3 +190,21 @@ def test_a_call_that_blocks_too_long_gives_way() -> None:
     assert urgent.calls["preemptions"].tolist() == [0, 0, 1]
     assert urgent.calls["finished_ps"][2] > patient.calls["finished_ps"][2]
     assert urgent.counts["asked_to_give_way"] == 1
+
+
+def test_who_gave_way_in_vain_starts_again_at_once() -> None:
+    """`late` gives way to the second call of `early`, which still does not fit beside `old`: it is the head again."""
+    second = Call("c1", 350, 5, "c0", 15, ("c0",))
+    early = Task("early", (Call("c0", 10, 5, tools=(Tool("x", 5 * MS),)), second), arrival_ps=0)
+    old, late = Task("old", (Call("c0", 200, 150),), arrival_ps=0), Task("late", (Call("c0", 16, 100),), arrival_ps=MS)
+    config = strategies.config(
+        num_gpu_blocks_override=34, max_num_batched_tokens=512, reserve_full_prompt=True, async_scheduling=False,
+        preempt=f"{strategies.MINE}:youngest", balance_epoch_s=0.01, preempt_after_s=0.05,
+    )  # fmt: skip
+    costs = constant_calibration(MS)
+    fast = simulate(config, [early, old, late], calibration=costs)
+    slow = simulate(replace(config, reference=True), [early, old, late], calibration=costs)
+    assert fast.digest == slow.digest
+    row = fast.task_names.index("late")
+    assert fast.calls["preemptions"][fast.calls["task"] == row].tolist() != [0]
+    assert fast.tasks["finished_ps"][row] < fast.tasks["finished_ps"][fast.task_names.index("old")]
