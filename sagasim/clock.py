@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
@@ -26,6 +27,15 @@ class Clock(Environment):
         super().__init__()
         self.queue = self._queue
         self.tick = self._eid.__next__
+
+    def call_in(self, delay: int, priority: EventPriority, action: Callable[[Any], None]) -> Event:
+        """Have `action` called with an event, which is returned, in `delay` ps."""
+        event = Event(self)
+        event._ok = True
+        event._value = None
+        event.callbacks = [action]
+        self.schedule(event, priority, delay)
+        return event
 
     def run_to(self, end: Event, horizon: int) -> bool:
         """Process events until `end` has been, as run(until=end), but none after the time `horizon`.

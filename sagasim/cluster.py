@@ -110,11 +110,7 @@ class Cluster:
             outbox.append(call)
         elif plan.joins or env.peek() <= now:  # others may be sent at this moment
             outbox.append(call)
-            flush = Event(env)
-            flush._ok = True
-            flush._value = None
-            flush.callbacks = [self._flush]
-            env.schedule(flush, _FLUSH_PRIORITY)
+            env.call_in(0, _FLUSH_PRIORITY, self._flush)
         else:  # nothing else is due: what the flush would do
             chosen = self._send(call, now)
             if chosen >= 0:

@@ -44,12 +44,7 @@ class Epochs:
         """See to it that the next epoch is looked at."""
         if self._asleep:
             self._asleep = False
-            env = self._cluster.env
-            epoch = Event(env)
-            epoch._ok = True
-            epoch._value = None
-            epoch.callbacks = [self._epoch]
-            env.schedule(epoch, _PRIORITY, self._epoch_ps - now % self._epoch_ps)
+            self._cluster.env.call_in(self._epoch_ps - now % self._epoch_ps, _PRIORITY, self._epoch)
 
     def _epoch(self, _: Event) -> None:
         now: int = self._cluster.env.now  # type: ignore[assignment]

@@ -8,6 +8,7 @@ elsewhere, from their prompts; their tasks go on.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import NamedTuple
 
 from simpy import Event
@@ -74,24 +75,17 @@ def schedule_failures(failures: list[Failure], cluster: Cluster) -> list[str]:
     told: list[str] = []
     cluster.placed = {}
     for failure in failures:
-        _at(cluster, failure.start_ps, lambda failure=failure: _begin(failure, cluster, told))
-        _at(cluster, failure.start_ps + failure.length_ps, lambda failure=failure: _end(failure, cluster))
+        begins, ends = failure.start_ps, failure.start_ps + failure.length_ps
+        cluster.env.call_in(begins, _PRIORITY, partial(_begin, failure, cluster, told))
+        cluster.env.call_in(ends, _PRIORITY, partial(_end, failure, cluster))
     return told
 
 
-def _at(cluster: Cluster, time_ps: int, action: object) -> None:
-    event = Event(cluster.env)
-    event._ok = True
-    event._value = None
-    event.callbacks = [lambda _: action()]  # type: ignore[operator]
-    cluster.env.schedule(event, _PRIORITY, time_ps)
-
-
-def _begin(failure: Failure, cluster: Cluster, told: list[str]) -> None:
+def _begin(failure: Failure, cluster: Cluster, told: list[str], _: Event) -> None:
     calls = cluster.fail(failure.replica, failure.start_ps, drain=failure.drain)
     what = "drained" if failure.drain else "failed"
     told.append(f"{failure.replica} {what} at {failure.start_ps / PS_PER_S:g} s ({calls} calls began again)")
 
 
-def _end(failure: Failure, cluster: Cluster) -> None:
+def _end(failure: Failure, cluster: Cluster, _: Event) -> None:
     cluster.views[failure.replica].available = True

@@ -81,12 +81,8 @@ class Links:
             transfer.rate = max(1, min([bandwidth[port[0]] // users[port] for port in transfer.ports]))
         self._alarm = None
         if self._active:
-            alarm = Event(self._env)
-            alarm._ok = True
-            alarm._value = None
-            alarm.callbacks = [self._ring]
-            self._alarm = alarm
-            self._env.schedule(alarm, _PRIORITY, min([-(-t.left // t.rate) for t in self._active]))
+            first = min([-(-t.left // t.rate) for t in self._active])
+            self._alarm = self._env.call_in(first, _PRIORITY, self._ring)
 
     def _ring(self, alarm: Event) -> None:
         if alarm is not self._alarm:

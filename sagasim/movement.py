@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from simpy import Event
 from simpy.events import EventPriority
 
 from sagasim.batching import InFlight
 from sagasim.cluster import Cluster
-from sagasim.eventlog import Table
+from sagasim.eventlog import KINDS_OF_TRANSFERS, Table
 from sagasim.links import Links, Port, Transfer
 from sagasim.plan import PlannedTask
 from sagasim.seams import IdleContext
@@ -24,7 +23,7 @@ from sagasim.units import BLOCK_TOKENS
 __all__ = ["PREFETCH", "RELOAD", "STEAL", "WRITE_BACK", "Mover"]
 
 _PRIORITY = EventPriority(3)  # after boundaries, agents and routing of the same time
-STEAL, WRITE_BACK, RELOAD, PREFETCH = range(4)  # kinds of transfers, as in eventlog.TRANSFERS
+STEAL, WRITE_BACK, RELOAD, PREFETCH = range(len(KINDS_OF_TRANSFERS))
 
 
 class _Load:
@@ -207,12 +206,7 @@ class Mover:
         if wait is None:
             return
         self._idle.setdefault(call.request.task, {})[call.request.agent] = call
-        env = self._cluster.env
-        look = Event(env)
-        look._ok = True
-        look._value = None
-        look.callbacks = [lambda _: self._look(call)]
-        env.schedule(look, _PRIORITY, max(1, int(wait)))
+        self._cluster.env.call_in(max(1, int(wait)), _PRIORITY, lambda _: self._look(call))
 
     def _look(self, call: InFlight) -> None:
         """Bring back from host memory what the replica has lost of a context that will be needed."""

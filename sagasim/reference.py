@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from simpy import Environment, Event
+from simpy import Event
 
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, boundary_priority, log_call, log_failure
+from sagasim.clock import Clock
 from sagasim.cost import StepCost
 from sagasim.errors import LawError
 from sagasim.reference_cache import Block, BlockNames, Name, ReferenceCache
@@ -55,7 +56,7 @@ class ReferenceReplica:
 
     def __init__(
         self,
-        env: Environment,
+        env: Clock,
         view: ReplicaView,
         settings: EngineSettings,
         costs: list[StepCost],
@@ -179,12 +180,8 @@ class ReferenceReplica:
             log = self.logs.occupancy
             log.append(log.pack(now, view.replica, held, self.cache.cached, view.waiting, view.running, self.busy))
         if self.in_flight:
-            boundary = Event(self.env)
-            boundary._ok = True
-            boundary._value = None
-            boundary.callbacks = [self._boundary]
-            self.next = boundary
-            self.env.schedule(boundary, boundary_priority(self.view.replica), self.in_flight[0].end - now)
+            left, priority = self.in_flight[0].end - now, boundary_priority(self.view.replica)
+            self.next = self.env.call_in(left, priority, self._boundary)
         elif self.inbox:
             self.arrived(now)
         elif self.waiting.heap or self.running:
