@@ -7,7 +7,7 @@ floats are rounded to nine significant digits. An empty group gives None. All sh
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "exact_dot",
     "exact_sum",
     "figure_entry",
+    "flat",
     "quantile",
     "ratio",
     "rounded",
@@ -88,6 +89,15 @@ def spread(values: Ints, unit: int) -> dict[str, float | None]:
         "p99": quantile(ordered, 99, 100, unit),
         "max": quantile(ordered, 1, 1, unit),
     }
+
+
+def flat(summary: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything that a summary holds, what is within its parts under names with dots: `tct_s.mean`."""
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def curve(values: Ints, unit: int) -> list[float]:

@@ -27,6 +27,7 @@ from sagasim.core import Task
 from sagasim.errors import ConfigError, SagasimError, nearest
 from sagasim.experiment import execute
 from sagasim.gate.cases import CaseSet, Settings, within
+from sagasim.metrics import flat
 from sagasim.rng import Stream
 from sagasim.units import PS_PER_S
 from sagasim.work import Work, prepare
@@ -162,7 +163,7 @@ def run_job(job: Job) -> Measured:
 
 def _values(runs: Sequence[Mapping[str, Any]], path: str) -> tuple[float | None, ...]:
     values: list[float | None] = []
-    for numbers in (dict(_numbers(run)) for run in runs):
+    for numbers in ({name: value for name, value in flat(run) if not isinstance(value, str)} for run in runs):
         if path not in numbers:
             raise ConfigError(
                 f"no number {path[:60]!r} in the summary", where="metrics", expected=nearest(path, numbers)
@@ -201,14 +202,6 @@ def _shifted(tasks: Iterable[Task]) -> tuple[Iterator[Task], Iterator[Task]]:
     these, others = tee(tasks)
     next(others, None)
     return these, others
-
-
-def _numbers(summary: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float | None]]:
-    for key, value in summary.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{above}{key}.")
-        elif not isinstance(value, str):
-            yield f"{above}{key}", value
 
 
 def _hash(tasks: Iterable[Task]) -> str:

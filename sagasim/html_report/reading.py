@@ -13,7 +13,7 @@ from sagasim.config import KINDS, Config
 from sagasim.errors import ResultsError
 from sagasim.html_report.model import MAIN, Runs, Setting
 from sagasim.importers.lines import printable
-from sagasim.metrics import figure_entry, summary
+from sagasim.metrics import figure_entry, flat, summary
 from sagasim.oracle.study import OPTIMUM, POOLED, Row, Study
 from sagasim.report import config_label, work_label
 from sagasim.results import read_json, read_run
@@ -225,7 +225,7 @@ def read_comparison(folder: Path) -> Runs:
         for (name, seed), run in runs.items():
             result = read_run(run)
             measured = summary(result)
-            values[name][seed] = dict(_flat(measured))
+            values[name][seed] = _numbers(measured)
             drawn.append(figure_entry(name, result, measured))
     settings = [Setting(None, {"preset": name}, ("preset",), at, values[name]) for at, name in enumerate(names)]
     facts = [
@@ -245,7 +245,7 @@ def read_single(folder: Path) -> Runs:
     result = read_run(folder)
     measured = summary(result)
     name = config_label(result.config)
-    setting = Setting(None, {}, (), 0, {result.config.seed: dict(_flat(measured))})
+    setting = Setting(None, {}, (), 0, {result.config.seed: _numbers(measured)})
     facts = [("system", name), ("digest", str(measured["digest"])), ("report by", f"sagasim {__version__}")]
     title = printable(work_label(result.config, measured["tasks"]), _MOST_LETTERS)
     drawn = [figure_entry(name, result, measured)]
@@ -287,13 +287,9 @@ def _check_levels(levels: Any, names: Sequence[str]) -> None:
                 raise ValueError("intervals of service levels")
 
 
-def _flat(numbers: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float | None]]:
-    """The numbers of a summary with dots between their names, as the table of a sweep has them."""
-    for key, value in numbers.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        elif value is None or isinstance(value, (int, float)):
-            yield f"{above}{key}", _finite(value)
+def _numbers(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """The numbers of a summary by the names that the table of a sweep has for them."""
+    return {name: _finite(value) for name, value in flat(summary) if value is None or isinstance(value, (int, float))}
 
 
 # ---- the oracle

@@ -127,7 +127,9 @@ class Comparison:
     @cached_property
     def by_seed(self) -> DataFrame:
         """A row for each system and seed: all metrics of that run."""
-        rows = [{**frames.flat(run.metrics), "system": name, "seed": seed} for (name, seed), run in self.runs.items()]
+        rows = [
+            {**frames.numbers(run.metrics), "system": name, "seed": seed} for (name, seed), run in self.runs.items()
+        ]
         return frames.frame(rows).set_index(["system", "seed"])
 
     @cached_property

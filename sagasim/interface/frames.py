@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sagasim.errors import ConfigError
 from sagasim.eventlog import UNFINISHED, Columns
-from sagasim.metrics import tct_ps, ttft_ps, window
+from sagasim.metrics import flat, tct_ps, ttft_ps, window
 from sagasim.simulate import Result
 from sagasim.units import PS_PER_S
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pandas import DataFrame, Series
 
-__all__ = ["calls_frame", "columns_frame", "flat", "frame", "from_arrow", "known", "series", "tasks_frame", "together"]
+__all__ = [
+    "calls_frame",
+    "columns_frame",
+    "frame",
+    "from_arrow",
+    "known",
+    "numbers",
+    "series",
+    "tasks_frame",
+    "together",
+]
 
 _UNITS = {"_ps": ("_s", 1e12), "_us": ("_s", 1e6)}  # suffix: what stands for it in a frame, and its divisor
 
@@ -45,15 +55,10 @@ def series(values: Mapping[str, Any], name: str) -> Series:
     )
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
+def numbers(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """The numbers of a summary, those of its parts as `tct_s.mean`; texts and tables by tenant are left out."""
-    out: dict[str, float | None] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            out |= flat(value, f"{prefix}{key}.") if key not in ("notes", "tenants") else {}
-        elif value is None or isinstance(value, (int, float)):
-            out[prefix + key] = value
-    return out
+    own = {key: value for key, value in summary.items() if key not in ("notes", "tenants")}
+    return {name: value for name, value in flat(own) if value is None or isinstance(value, (int, float))}
 
 
 def columns_frame(columns: Columns) -> DataFrame:

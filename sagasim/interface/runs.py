@@ -147,12 +147,12 @@ class Simulation:
     @cached_property
     def summary(self) -> Series:
         """The metrics by name, those with a spread as `tct_s.mean`, `tct_s.p99`."""
-        return frames.series(frames.flat(self.metrics), config_label(self.config))
+        return frames.series(frames.numbers(self.metrics), config_label(self.config))
 
     @cached_property
     def tenants(self) -> DataFrame:
         """The metrics of each tenant, one a row; empty for a single one."""
-        rows = [{"tenant": name, **frames.flat(own)} for name, own in self.metrics.get("tenants", {}).items()]
+        rows = [{"tenant": name, **frames.numbers(own)} for name, own in self.metrics.get("tenants", {}).items()]
         return frames.frame(rows, "tenant") if rows else frames.frame([])
 
     def plot(self, *panels: str) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sagasim.config import KINDS, Config
 from sagasim.errors import ResultsError
 from sagasim.importers.lines import printable
+from sagasim.metrics import flat
 from sagasim.sweeping.store import Entry
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def results_table(found: Sequence[tuple[Entry, Mapping[str, Any]]]) -> pa.Table:
     types = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
     for key in (*keys, "seed"):
         columns[key] = pa.array([body["config"].get(key) for _, body in rows], types[KINDS[key]])
-    flat = [dict(_flat(body["summary"])) for _, body in rows]
-    for name in dict.fromkeys(name for row in flat for name in row):
-        values = [row.get(name) for row in flat]
+    told = [dict(flat({k: v for k, v in body["summary"].items() if k not in (*_TEXTS, *_SAME)})) for _, body in rows]
+    for name in dict.fromkeys(name for row in told for name in row):
+        values = [row.get(name) for row in told]
         kinds = {type(value) for value in values if value is not None}
         kind = str if str in kinds else int if kinds == {int} else float
         columns[f"summary.{name}" if name in KEYS else name] = pa.array(values, types[kind])
@@ -58,15 +59,6 @@ def _order(value: Any) -> tuple[int, Any]:
     if value is None:
         return (0, 0)
     return (2, value) if isinstance(value, str) else (1, value)
-
-
-def _flat(summary: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in summary.items():
-        if above or name not in (*_TEXTS, *_SAME):
-            if isinstance(value, Mapping):
-                yield from _flat(value, f"{above}{name}.")
-            else:
-                yield f"{above}{name}", value
 
 
 def labels(found: Sequence[tuple[str | None, Mapping[str, Any]]]) -> list[str]:
