@@ -19,7 +19,7 @@ from sagasim.rng import Stream
 from sagasim.tiers import HostMemory
 from sagasim.units import BLOCK_TOKENS, ps_from_s
 
-__all__ = ["step_costs", "what_looks", "what_moves"]
+__all__ = ["keeps_evicted", "step_costs", "what_looks", "what_moves"]
 
 
 def step_costs(config: Config, settings: EngineSettings, calibration: dict[str, Any]) -> list[StepCost]:
@@ -43,8 +43,12 @@ def step_costs(config: Config, settings: EngineSettings, calibration: dict[str, 
 
 def _moves(config: Config) -> bool:
     """Whether KV ever moves between replicas or tiers."""
-    hosted = config.host_memory_gb > 0 and config.prefix_caching
-    return hosted or (config.balance != "none" and config.balance_carries)
+    return keeps_evicted(config) or (config.balance != "none" and config.balance_carries)
+
+
+def keeps_evicted(config: Config) -> bool:
+    """Whether host memory takes what replicas evict."""
+    return config.host_memory_gb > 0 and config.prefix_caching
 
 
 def what_moves(
@@ -62,7 +66,7 @@ def what_moves(
         bandwidth[f"pcie {way}"] = _copy_rate(config, gpu, calibration, way) * max(1, tp // gpu.pcie_uplink_gpus)
     hosts: list[Any] = []
     ports: list[tuple[tuple[Port, ...], tuple[Port, ...]]] = []
-    if config.host_memory_gb and config.prefix_caching:
+    if keeps_evicted(config):
         blocks = int(config.host_memory_gb * 2**30) // block_bytes
         kind: Any = HostMemory
         if config.reference:

@@ -13,7 +13,7 @@ from sagasim.clock import Clock
 from sagasim.errors import PolicyError
 from sagasim.plan import PlannedCall
 from sagasim.rng import Stream
-from sagasim.seams import IdleContext, ReplicaView, Request, Workflow
+from sagasim.seams import ReplicaView, Request, Workflow
 
 __all__ = ["Cluster", "Engine"]
 
@@ -25,6 +25,8 @@ class Engine(Protocol):
 
     view: ReplicaView
     brought: list[tuple[InFlight, int, int]]  # contexts to put into the cache at the next boundary
+    cache: Any
+    reload: Callable[[InFlight, int, int], bool] | None  # asked for what is missing of a prompt
 
     def submit(self, call: InFlight) -> None: ...
     def arrived(self, now: int) -> None: ...
@@ -36,12 +38,6 @@ class Engine(Protocol):
     def copies_run(self, directions: int, now: int) -> None: ...
     def contenders(self, now: int) -> tuple[InFlight | None, list[InFlight]]: ...
     def preempt(self, calls: list[InFlight], now: int) -> None: ...
-    def use_host(
-        self,
-        write_back: Callable[[int, list[Any]], None],
-        reload: Callable[..., bool],
-        worth: Callable[[IdleContext], bool] | None,
-    ) -> None: ...
     def lose(self, now: int) -> None: ...
 
 

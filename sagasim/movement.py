@@ -8,6 +8,7 @@ it; what arrives is put into the cache at the replica's next boundary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from simpy.events import EventPriority
@@ -51,8 +52,8 @@ class Mover:
     """
 
     __slots__ = (
-        "_block_bytes", "_cluster", "_host_ports", "_idle", "_inbound", "_links", "_loads", "_log", "_outbound",
-        "_prefetch", "_writing", "hosts",
+        "_block_bytes", "_cluster", "_host_ports", "_hosts", "_idle", "_inbound", "_links", "_loads", "_log",
+        "_outbound", "_prefetch", "_writing",
     )  # fmt: skip
 
     def __init__(
@@ -70,7 +71,7 @@ class Mover:
         self._links = links
         self._block_bytes = block_bytes
         self._log = log
-        self.hosts = hosts
+        self._hosts = hosts
         self._host_ports = host_ports
         self._prefetch = prefetch
         self._inbound = [0] * len(cluster.replicas)  # transfers under way by replica
@@ -79,8 +80,10 @@ class Mover:
         self._loads: dict[str, dict[str, _Load]] = {}  # task -> agent -> what is prefetched for it
         self._writing: dict[Transfer, int] = {}  # write-backs -> their replica
         if hosts:
-            for replica in cluster.replicas:
-                replica.use_host(self._write_back, self._reload, worth)
+            for number, replica in enumerate(cluster.replicas):
+                replica.cache.on_evict = partial(self._write_back, number)
+                replica.cache.worth = worth
+                replica.reload = self._reload
 
     # ---- between replicas
 
@@ -120,7 +123,7 @@ class Mover:
 
         The replica may use their memory at once: the copy reads from a buffer that is not counted.
         """
-        host = self.hosts[self._cluster.views[replica].node]
+        host = self._hosts[self._cluster.views[replica].node]
         missing = host.missing(pieces)
         if not missing:
             host.put(pieces)
@@ -157,7 +160,7 @@ class Mover:
     def _reloadable(self, call: InFlight, target: int, start: int, limit: int) -> int:
         """Up to which block of a path, at most `limit`, host memory has all from `start` on."""
         replica = self._cluster.replicas[target]
-        host = self.hosts[replica.view.node]
+        host = self._hosts[replica.view.node]
         path = replica.path_of(call)
         upto: int = host.match(path, start, limit)
         if upto > start:
@@ -200,7 +203,7 @@ class Mover:
 
     def finished(self, call: InFlight, now: int) -> None:
         """A call has its last token: a policy may want to see later if its context is still there."""
-        if self._prefetch is None or not self.hosts or not self.hosts[self._cluster.views[call.place].node].used:
+        if self._prefetch is None or not self._hosts or not self._hosts[self._cluster.views[call.place].node].used:
             return  # nothing of it is there, nor is any likely to be soon
         wait = self._prefetch(call.request, now)
         if wait is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from simpy import Event
 
@@ -19,7 +18,7 @@ from sagasim.clock import Clock
 from sagasim.cost import StepCost
 from sagasim.errors import LawError
 from sagasim.reference_cache import Block, BlockNames, Name, ReferenceCache
-from sagasim.seams import IdleContext, ReplicaView
+from sagasim.seams import ReplicaView
 from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["ReferenceReplica"]
@@ -120,16 +119,6 @@ class ReferenceReplica:
 
     def preempt(self, calls: list[InFlight], now: int) -> None:  # noqa: ARG002
         self.urgent = calls
-
-    def use_host(
-        self,
-        write_back: Callable[[int, list[Any]], None],
-        reload: Callable[..., bool],
-        worth: Callable[[IdleContext], bool] | None,
-    ) -> None:
-        self.cache.on_evict = lambda names: write_back(self.view.replica, names)
-        self.reload = reload
-        self.cache.worth = worth
 
     def cached_blocks(self, call: InFlight, now: int, limit: int = -1) -> int:  # noqa: ARG002 - the state is that of now
         if limit < 0:

@@ -21,7 +21,7 @@ from sagasim.cost import StepCost, first_beyond
 from sagasim.errors import LawError
 from sagasim.kvcache import KVCache
 from sagasim.scheduler import Scheduler
-from sagasim.seams import IdleContext, ReplicaView
+from sagasim.seams import ReplicaView
 from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["Replica"]
@@ -113,18 +113,6 @@ class Replica(Scheduler):
         """These running calls give way to the head of the queue at the next boundary, as far as it needs."""
         self.urgent = calls
         self._decide_soon(now)
-
-    def use_host(
-        self,
-        write_back: Callable[[int, list[Any]], None],
-        reload: Callable[..., bool],
-        worth: Callable[[IdleContext], bool] | None,
-    ) -> None:
-        """Tell whom to give evicted blocks to, and to ask for what is missing of a call's prompt."""
-        number = self.view.replica
-        self.cache.on_evict = lambda pieces: write_back(number, pieces)
-        self.reload = reload
-        self.cache.worth = worth
 
     def _decide_soon(self, now: int) -> None:
         """See to it that the next boundary is decided at, if the replica is at work."""

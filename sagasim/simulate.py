@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sagasim import seams
 from sagasim.agent import Agents
-from sagasim.assembly import step_costs, what_looks, what_moves
+from sagasim.assembly import keeps_evicted, step_costs, what_looks, what_moves
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue
 from sagasim.clock import Clock
 from sagasim.cluster import Cluster, Engine
@@ -252,7 +252,7 @@ def _replicas(
 ) -> tuple[list[AnyReplica], list[Callable[[PlannedTask], None]]]:
     """The replicas of a cluster, and what to tell when a task has ended."""
     order, evict = seams.find("order", config.order), seams.find("evict", config.evict)
-    rank = seams.ranker(evict, told.workflow, queue=not (config.host_memory_gb and config.prefix_caching))
+    rank = seams.ranker(evict, told.workflow, queue=not keeps_evicted(config))
     on_finish = told.finished
     blocks, batch = settings.num_blocks, settings.evict_batch_blocks
     node_size = load_gpu(config.gpu).node_size
