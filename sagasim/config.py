@@ -98,51 +98,28 @@ class Config:
     reference: bool = False  # every step and every block singly
 
 
+# vLLM 0.15: prefix caching, asynchronous scheduling, the cache-aware rule of vLLM's router.
+_VLLM: dict[str, Any] = {
+    "prefix_caching": True,
+    "async_scheduling": True,
+    "route": "prefix-affinity",
+    "order": "fcfs",
+    "evict": "lru",
+    "predict": "none",
+    "balance": "none",
+    "prefetch": "none",
+    "preempt": "none",
+    "host_memory_gb": 0.0,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     # vLLM 0.6: no prefix cache, synchronous steps, a load balancer that knows nothing of sessions.
-    "vllm-0.6": {
-        "prefix_caching": False,
-        "async_scheduling": False,
-        "route": "least-loaded",
-        "order": "fcfs",
-        "evict": "lru",
-        "predict": "none",
-        "balance": "none",
-        "prefetch": "none",
-        "preempt": "none",
-        "host_memory_gb": 0.0,
-    },
-    # vLLM 0.15: prefix caching, asynchronous scheduling, the cache-aware rule of vLLM's router.
-    "vllm-0.15": {
-        "prefix_caching": True,
-        "async_scheduling": True,
-        "route": "prefix-affinity",
-        "order": "fcfs",
-        "evict": "lru",
-        "predict": "none",
-        "balance": "none",
-        "prefetch": "none",
-        "preempt": "none",
-        "host_memory_gb": 0.0,
-    },
+    "vllm-0.6": {**_VLLM, "prefix_caching": False, "async_scheduling": False, "route": "least-loaded"},
+    "vllm-0.15": _VLLM,
     # As much throughput as batches give: large ones, the calls with the least to compute first, nobody's deadline.
-    "throughput": {
-        "prefix_caching": True,
-        "async_scheduling": True,
-        "route": "prefix-affinity",
-        "order": "least-new",
-        "evict": "lru",
-        "predict": "none",
-        "balance": "none",
-        "prefetch": "none",
-        "preempt": "none",
-        "host_memory_gb": 0.0,
-        "max_num_batched_tokens": 16384,
-    },
+    "throughput": {**_VLLM, "order": "least-new", "max_num_batched_tokens": 16384},
     # SAGA, all of it (docs/saga.md); its host memory is 512 GiB a node.
     "saga": {
-        "prefix_caching": True,
-        "async_scheduling": True,
+        **_VLLM,
         "route": "saga-affinity",
         "order": "afs",
         "evict": "wa-lru",
