@@ -27,8 +27,9 @@ from sagasim.compiled import active
 from sagasim.config import merge, read_config, to_toml
 from sagasim.errors import ResultsError
 from sagasim.eventlog import CALLS, OCCUPANCY, REPLICAS, TASKS, TRANSFERS
-from sagasim.importers.lines import is_there, printable
+from sagasim.importers.lines import printable
 from sagasim.simulate import Result
+from sagasim.userfile import is_there
 
 if TYPE_CHECKING:
     import pyarrow as pa

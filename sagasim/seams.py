@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from sagasim.errors import PolicyError, nearest
 from sagasim.plan import Context
-from sagasim.userfile import run_file
+from sagasim.userfile import is_there, run_file
 
 __all__ = [
     "ARGUMENTS",
@@ -41,6 +41,7 @@ __all__ = [
     "Workflow",
     "check_signature",
     "find",
+    "option_files",
     "policies",
     "policy",
     "ranker",
@@ -232,6 +233,14 @@ def find(kind: str, spec: str) -> Policy:
         valid = [n for k, n in known if k == kind]
         raise PolicyError(f"unknown {kind} policy {name!r}", where=spec, expected=nearest(name, valid))
     return replace(found, values=_values(found, arguments, spec))
+
+
+def option_files(spec: str) -> list[str]:
+    """The values in `name:key=value,...` that name files."""
+    path, _, rest = spec.rpartition(".py:")
+    arguments = (rest if path else spec).partition(":")[2]
+    values = [item.partition("=")[2] for item in arguments.split(",")]
+    return [value for value in values if value and is_there(Path(value)) and Path(value).is_file()]
 
 
 def _values(found: Policy, arguments: str, spec: str) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sagasim.errors import ConfigError, ResultsError
-from sagasim.importers.lines import is_there
 from sagasim.report import config_label, work_label
 from sagasim.simulate import Result
 from sagasim.timeline_rows import Rows, rows_of
 from sagasim.timeline_slices import Picture
 from sagasim.units import PS_PER_S
+from sagasim.userfile import is_there
 
 __all__ = ["MAX_EVENTS", "Drawn", "check_timeline_path", "write_timeline"]
 

@@ -15,10 +15,11 @@ from sagasim.core import Call, Task
 from sagasim.errors import ConfigError, TraceError, nearest
 from sagasim.hardware import data_dir
 from sagasim.importers.formats import detect, open_source
-from sagasim.importers.lines import is_there, printable
+from sagasim.importers.lines import printable
 from sagasim.importers.native import write_trace
 from sagasim.trace_stats import trace_stats
 from sagasim.units import PS_PER_US
+from sagasim.userfile import is_there
 
 __all__ = [
     "LengthReport",

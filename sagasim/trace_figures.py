@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sagasim.errors import ConfigError, TraceError
-from sagasim.importers.lines import is_there
 from sagasim.trace_stats import Counts, TraceStats
+from sagasim.userfile import is_there
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

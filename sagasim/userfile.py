@@ -1,4 +1,4 @@
-"""Python files of users: policies and workloads of their own."""
+"""Files of users: whether there are any, and Python with policies and workloads of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from pathlib import Path
 
 from sagasim.errors import SagasimError
 
-__all__ = ["run_file"]
+__all__ = ["is_there", "run_file"]
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of this name; False too for a name that no file can have."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def run_file(path: Path, what: str, error_type: type[SagasimError]) -> None:

@@ -16,16 +16,17 @@ from sagasim.config import Config
 from sagasim.core import Task
 from sagasim.errors import TraceError
 from sagasim.hardware import load_model
-from sagasim.importers.lines import is_there
 from sagasim.metrics import rounded
+from sagasim.seams import KINDS, option_files
 from sagasim.sources import open_sources, shares
 from sagasim.trace import LengthReport, Trace, over_length, take, trace_names
+from sagasim.userfile import is_there
 
 __all__ = ["FILES", "KEPT_CALLS", "SPECS", "Work", "capacity", "prepare", "with_whole_paths"]
 
 Progress = Callable[[int, int], None]
 
-SPECS = ("workload", "route", "order", "evict", "predict", "balance")  # keys that may name `./file.py:name`
+SPECS = ("workload", *KINDS)  # keys that may name `./file.py:name`
 FILES = ("turns", "gpu", "model", "calibration")  # keys that may name a file
 _OF_THE_WORK = (
     "trace", "workload", "mix", "turns", "arrivals", "tasks", "max_model_len", "rate_per_min", "warmup", "cooldown",
@@ -104,7 +105,9 @@ def with_whole_paths(config: Config) -> Config:
 
 
 def _anywhere(named: str | None) -> str | None:
-    """A file, or a specification `./file.py:name`, by its whole path; other names as they are."""
+    """A file, or a specification `./file.py:name` and files among its options, by whole paths; others as they are."""
+    for file in option_files(named or ""):
+        named = f"{named}".replace(f"={file}", f"={Path(file).resolve()}")
     path, colon, rest = (named or "").rpartition(".py:")
     if colon:
         return f"{Path(path).resolve()}.py:{rest}"

@@ -106,6 +106,19 @@ def test_all_systems_meet_the_same_tasks_whatever_the_preset(here: Path) -> None
     assert all(point.config.resample for point in points)  # several seeds: the recording is drawn again
 
 
+def test_a_hash_stands_for_the_content_of_a_declared_graph(here: Path) -> None:
+    def at(file: str) -> str:
+        (found,) = hashes(SMALL | {"predict": f"aeg:hints=declared,graph={file}"})
+        return found
+
+    (here / "one.json").write_text('{"kind": {"x": {"x": 1}}}')
+    shutil.copy("one.json", "two.json")
+    first = at("one.json")
+    assert at("two.json") == first
+    (here / "two.json").write_text('{"kind": {"x": {"x": 0.5, "": 0.5}}}')
+    assert at("two.json") != first
+
+
 def test_a_hash_stands_for_content_not_for_places(here: Path) -> None:
     (here / "a").mkdir()
     (here / "a" / "mine.py").write_text(MINE)

@@ -16,7 +16,7 @@ from sagasim.gate.judge import judge, known_case
 from sagasim.gate.measure import Measured, Progress, measure, tolerance_factor, with_rates
 from sagasim.gate.output import github, junit, resolution, sentence, table
 from sagasim.gate.provenance import day, differences, provenance
-from sagasim.importers.lines import is_there
+from sagasim.userfile import is_there
 
 __all__ = ["gate_command"]
 

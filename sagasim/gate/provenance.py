@@ -18,10 +18,11 @@ from sagasim.config import Config
 from sagasim.errors import ConfigError, ResultsError
 from sagasim.gate.cases import CaseSet
 from sagasim.gate.measure import Measured
-from sagasim.importers.lines import is_there
 from sagasim.results import canonical_json
+from sagasim.seams import option_files
 from sagasim.simulate import calibration_of
 from sagasim.sources import shares
+from sagasim.userfile import is_there
 
 __all__ = ["day", "differences", "provenance"]
 
@@ -55,6 +56,7 @@ def _files(keys: Mapping[str, Any]) -> Iterator[Path]:
     """Files that a configuration names, by themselves or as `./file.py:name`."""
     mixed = list(shares(keys["mix"], "mix")) if "mix" in keys else []
     for text in [*(value for value in keys.values() if isinstance(value, str)), *mixed]:
+        yield from map(Path, option_files(text))
         path, colon, _ = text.rpartition(".py:")
         if colon:
             yield Path(f"{path}.py")

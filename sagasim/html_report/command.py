@@ -25,9 +25,10 @@ from sagasim.html_report.reading import (
 from sagasim.html_report.sections import fronts, means, runs_page
 from sagasim.html_report.study import lead_sentence, study_page
 from sagasim.html_report.svg import drawing
-from sagasim.importers.lines import is_there, printable
+from sagasim.importers.lines import printable
 from sagasim.oracle.output import table as study_table
 from sagasim.report import aligned
+from sagasim.userfile import is_there
 
 __all__ = ["report_command"]
 

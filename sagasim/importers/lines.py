@@ -26,7 +26,6 @@ __all__ = [
     "MAX_ROWS",
     "MAX_SECONDS",
     "duration",
-    "is_there",
     "mapping",
     "number",
     "object_bytes",
@@ -52,15 +51,6 @@ MAX_SECONDS = MAX_DURATION_PS / 10**12
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _MARK = b"\xef\xbb\xbf"  # that some programs put before UTF-8
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is anything of this name; False too for a name that no file can have."""
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _check_regular(path: Path) -> None:

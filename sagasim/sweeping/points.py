@@ -209,12 +209,19 @@ class Fingerprints:
                 known = (spec, "")
             elif colon:
                 seams.find(kind, spec)
-                known = (f"{self._file(Path(f'{path}.py'))}:{rest}", "")
+                known = (f"{self._file(Path(f'{path}.py'))}:{self._options(rest)}", "")
             else:
                 module = seams.find(kind, spec).factory.__module__
-                known = (spec, "") if module.startswith("sagasim.") else self._published(kind, spec, module)
+                own = module.startswith("sagasim.")
+                known = (self._options(spec), "") if own else self._published(kind, spec, module)
             self._policies[kind, spec] = known
         return known
+
+    def _options(self, spec: str) -> str:
+        """A specification with the content of files among its options in place of their names."""
+        for file in seams.option_files(spec):
+            spec = spec.replace(f"={file}", f"={self._file(Path(file))}")
+        return spec
 
     def _published(self, kind: str, spec: str, module: str) -> tuple[str, str]:
         """A policy of another package; one that lives in the running program alone cannot be found by workers."""
