@@ -212,7 +212,7 @@ def _compare(args: argparse.Namespace) -> None:
     print(f"results in {out}" + ("" if painter is None else f", figure in {Path(out) / 'figure.png'}"))
 
 
-def _sweep(args: argparse.Namespace) -> None:
+def _sweep(args: argparse.Namespace) -> int:
     from sagasim.config import parse_value
     from sagasim.sweeping.interrupts import undisturbed
 
@@ -239,7 +239,7 @@ def _sweep(args: argparse.Namespace) -> None:
     print(sweep_report(swept))
     if swept.failed:
         print(f"sagasim: {failure_line(swept)}", file=sys.stderr)
-        raise SystemExit(1)
+    return int(bool(swept.failed))
 
 
 def _merge(args: argparse.Namespace) -> None:

@@ -50,7 +50,7 @@ def check_log(
     _hold("counts are not negative", np.minimum(occupancy["held_blocks"], occupancy["cached_blocks"]) >= 0)
     _hold("places suffice", occupancy["running"] <= max_num_seqs)
     _hold("running calls hold blocks", occupancy["running"] <= occupancy["held_blocks"])
-    _hold("whole prompts are found, carried or reloaded", calls["reloaded_tokens"] < calls["prompt_tokens"])
+    _hold("a reload leaves a token to compute", calls["reloaded_tokens"] < calls["prompt_tokens"])
     _hold("busy no longer than the steps last", replicas["busy_ps"] <= replicas["last_step_end_ps"])
 
 

@@ -244,7 +244,8 @@ def _transfers(transfers: Columns) -> dict[str, Any]:
 
 def _afs_deviation(result: Result, seen: Window) -> dict[str, Any]:
     """How far tenants were from their Agent Fair Shares, in parts of the capacity, over windows of a minute."""
-    weights = parse_weights(str(find("order", result.config.order).values.get("weights", "")))
+    order = result.config.order  # a policy of somebody's own knows no weights, and its file may be gone
+    weights = parse_weights(find("order", order).values.get("weights", "") if order.partition(":")[0] == "afs" else "")
     of_each = [weights.get(name, 1.0) for name in result.tenants]
     window_ps = WINDOW_S * PS_PER_S
     found = share_deviations(result.calls, result.tasks, seen.start_ps, seen.end_ps, of_each, window_ps)

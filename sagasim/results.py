@@ -218,30 +218,29 @@ def read_run(folder: str | Path) -> Result:
     if not all(0 <= number < len(tasks) for number in tenants):
         what = f"numbers of tenants from {min(tenants)} to {max(tenants)}"
         raise ResultsError(what, where=str(folder / "tasks.parquet"), expected="numbers from 0, one a task at most")
+    config = merge(read_config(folder / "config.toml"))
+    notes, counts = _told(folder / "summary.json")
     return Result(
-        config=merge(read_config(folder / "config.toml")),
+        config=config,
         **columns,
         task_names=tasks["task_name"].to_pylist(),
         tenants=[tenants.get(number, "") for number in range(max(tenants, default=-1) + 1)],
         executed=0,
-        notes=_notes(folder / "summary.json"),
-        counts=_counts(folder / "summary.json"),
+        notes=notes,
+        counts=counts,
     )
 
 
-def _notes(path: Path) -> dict[str, str]:
+def _told(path: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Notes and counts of a run, from its summary: what its log does not hold."""
     summary = read_json(path)
     notes = summary.get("notes", {}) if isinstance(summary, dict) else None
     if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
         raise ResultsError("no notes of texts", where=str(path), expected="a file of sagasim run")
-    return notes
-
-
-def _counts(path: Path) -> dict[str, int]:
-    counts = read_json(path).get("counts", {})
+    counts = summary.get("counts", {})
     if not isinstance(counts, dict) or not all(isinstance(count, int) for count in counts.values()):
         raise ResultsError("no counts of whole numbers", where=str(path), expected="a file of sagasim run")
-    return counts
+    return notes, counts
 
 
 def _read_table(path: Path, numbers: tuple[str, ...], names: tuple[str, ...]) -> pa.Table:

@@ -17,9 +17,11 @@ import numpy as np
 from scipy import optimize
 
 from sagasim.errors import SagasimError
+from sagasim.oracle.page import markdown
 from sagasim.stats import mean_interval
 from sagasim.sweeping.table import read_results
 from sagasim.units import BLOCK_TOKENS
+from sagasim.workloads import find
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,11 +78,6 @@ def mean_of(values: Mapping[int, float], form: str = ",.1f") -> str:
     return format(sum(values.values()) / len(values), form) if values else ""
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return [head, "|---|" + "--:|" * (len(rows[0]) - 1), *body]
-
-
 # ---- the comparison
 
 
@@ -97,7 +94,7 @@ def compared(rows: Sequence[Row]) -> list[str]:
         changes = [told(change(of("saga", m), of("vllm-0.15", m))) for m in ("tct_s.mean", "tct_s.p95", "ttft_s.p95")]
         means = [mean_of(of(preset)) for preset in ("vllm-0.6", "vllm-0.15", "saga")]
         lines.append([f"{point}, {memory(size)}", *means, *changes, told(change(of("saga-no-host"), of("vllm-0.15")))])
-    return table(lines)
+    return markdown(lines)
 
 
 def memory(blocks: int) -> str:
@@ -162,7 +159,7 @@ def ablations(rows: Sequence[Row]) -> list[str]:
         own = [by_seed(rows, "tct_s.mean", preset=name, num_gpu_blocks_override=size) for size in sizes]
         paper = f"{100 * (ABLATED[name] / WHOLE_S - 1):+.0f}" if name in ABLATED else ""
         lines.append([name, *(told(change(o, base[size])) for o, size in zip(own, sizes, strict=True)), paper])
-    return table(lines)
+    return markdown(lines)
 
 
 def strategies(rows: Sequence[Row]) -> list[str]:
@@ -177,7 +174,7 @@ def strategies(rows: Sequence[Row]) -> list[str]:
             against = told(change(own, base)) if name != "saga" else ""
             tct = by_seed(rows, "tct_s.mean", preset=name, **here)
             lines.append([f"{memory(size)}, {name}", mean_of(own), against, paper, mean_of(tct)])
-    return table(lines)
+    return markdown(lines)
 
 
 def _sizes(rows: Sequence[Row]) -> list[int]:
@@ -196,7 +193,7 @@ def hints(rows: Sequence[Row]) -> list[str]:
         costs = [told(change(tct[word], tct["aeg:hints=fitted"])) for word in ("aeg", "aeg:hints=perfect")]
         lines.append([work, *(f"{text} %" if text else "none" for text in shown), *costs])
     lines.append(["paper (SWE-bench)", "", "87 %", "+15.6", ""])
-    return table(lines)
+    return markdown(lines)
 
 
 # ---- fairness
@@ -226,16 +223,16 @@ def fairness(rows: Sequence[Row]) -> list[str]:
         f"Deviation = {c:.3f} rho^{a:.2f} (log(N / delta) / n)^{b:.2f}, where the bound's form has exponents 1 "
         f"and 0.5: the measured scaling {verdict} it.",
         "",
-        *table(lines),
+        *markdown(lines),
     ]
 
 
 def _point(row: Row) -> tuple[float, float, float, float]:
     """load, rho, log(N / delta) / n, deviation. rho: the largest tenant's demand over the mean one's."""
-    options = dict(item.split("=") for item in row["workload"].partition(":")[2].split(","))
-    counts = [int(text) for text in options.get("tenants", "3|4|3").split("|")]
-    steps = [float(text) for text in options["mean_steps"].split("|")]
-    demand = [rate * step for rate, step in zip((16.0, 8.0, 4.0), steps, strict=True)]
+    found = find(row["workload"])
+    options = {name: option.default for name, option in found.options.items()} | found.values
+    counts = options["tenants"]
+    demand = [rate * steps for rate, steps in zip(options["tasks_per_min"], options["mean_steps"], strict=True)]
     mean = sum(d * n for d, n in zip(demand, counts, strict=True)) / sum(counts)
     ratio = math.log(sum(counts) / DELTA) / (row["tasks"] / sum(counts))
     return row["load"], max(demand) / mean, ratio, row["afs_deviation.mean"]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     AnyReplica = Replica | ReferenceReplica
 
-__all__ = ["Result", "calibration_of", "engine_settings", "kv_blocks", "simulate"]
+__all__ = ["Result", "calibration_name", "calibration_of", "engine_settings", "kv_blocks", "simulate"]
 
 _PROGRESS_CALLS = 2000
 _LONGEST_DAYS = 100  # of simulated time; an int64 of picoseconds holds 106
@@ -306,12 +306,17 @@ def engine_settings(config: Config) -> EngineSettings:
     )
 
 
+def calibration_name(config: Config) -> str:
+    """Name of the embedded calibration of a configuration's GPU, model, tp and data type."""
+    return f"{config.gpu}-{config.model}-tp{config.tp}-{config.dtype}"
+
+
 def calibration_of(config: Config) -> dict[str, Any]:
     """The calibration that a configuration names, or the embedded one of its GPU, model, tp and data type."""
     if config.calibration is not None:
         return load_calibration(Path(config.calibration))
     folder = data_dir() / "calibration"
-    name = f"{config.gpu}-{config.model}-tp{config.tp}-{config.dtype}"
+    name = calibration_name(config)
     path = folder / f"{name}.json"
     if not path.is_file():
         known = nearest(name, [file.stem for file in folder.glob("*.json")])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -202,16 +203,12 @@ def test_two_gpus_share_an_uplink_where_the_hardware_does() -> None:
     assert (first[0] > first[1]).all()
 
 
-def test_an_idle_cluster_costs_no_events() -> None:
+def test_an_idle_cluster_costs_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two short tasks an hour apart: the balancer and the preemption sleep in between."""
     tasks = [Task(f"t{i}", (Call("c", 20, 4),), arrival_ps=i * 3600 * 10**12) for i in range(2)]
-    asleep = run(tasks, balance="steal", preempt=f"{strategies.MINE}:youngest", balance_epoch_s=0.1, gpus=2)
     woken: list[int] = []
     look = Epochs._epoch
-    Epochs._epoch = lambda self, event: (woken.append(1), look(self, event))[1]  # type: ignore[method-assign]
-    try:
-        run(tasks, balance="steal", preempt=f"{strategies.MINE}:youngest", balance_epoch_s=0.1, gpus=2)
-    finally:
-        Epochs._epoch = look  # type: ignore[method-assign]
+    monkeypatch.setattr(Epochs, "_epoch", lambda self, event: (woken.append(1), look(self, event)))
+    asleep = run(tasks, balance="steal", preempt=f"{strategies.MINE}:youngest", balance_epoch_s=0.1, gpus=2)
     assert len(woken) <= 2 * 2  # one a task, in both engines
     assert asleep.tasks["finished_ps"].max() > 3600 * 10**12

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from sagasim import __version__
-from sagasim.config import Config
 from sagasim.errors import ConfigError, ResultsError
 from sagasim.gate.cases import CaseSet
 from sagasim.gate.measure import Measured
 from sagasim.results import canonical_json
 from sagasim.seams import option_files
-from sagasim.simulate import calibration_of
+from sagasim.simulate import calibration_name, calibration_of
 from sagasim.sources import shares
 from sagasim.userfile import is_there
 
@@ -36,7 +35,9 @@ def provenance(cases: CaseSet, measured: Mapping[str, Sequence[Measured]], folde
     with chdir(folder):
         for name, keys in cases.cases.items():
             config = cases.config(name, cases.settings.seeds[0])
-            calibrations[_calibration_name(config)] = _sha(canonical_json(calibration_of(config)).encode())
+            calibrations[config.calibration or calibration_name(config)] = _sha(
+                canonical_json(calibration_of(config)).encode()
+            )
             files.update({str(path): _sha(_content(path)) for path in _files(keys)})
     return {
         "sagasim": __version__,
@@ -46,10 +47,6 @@ def provenance(cases: CaseSet, measured: Mapping[str, Sequence[Measured]], folde
         "files": files,
         "tasks": {name: own[0].tasks for name, own in measured.items()},
     }
-
-
-def _calibration_name(config: Config) -> str:
-    return config.calibration or f"{config.gpu}-{config.model}-tp{config.tp}-{config.dtype}"
 
 
 def _files(keys: Mapping[str, Any]) -> Iterator[Path]:

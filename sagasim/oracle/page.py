@@ -26,7 +26,7 @@ from sagasim.stats import LEVEL, mean_interval
 from sagasim.units import BLOCK_TOKENS
 from sagasim.work import prepare
 
-__all__ = ["SCENARIOS", "Scenario", "main", "write_page"]
+__all__ = ["SCENARIOS", "Scenario", "main", "markdown", "write_page"]
 
 TEXT = Path(__file__).with_name("page.md")  # what stands before the numbers
 SIZES = (1.0, 1.1, 1.25)
@@ -125,7 +125,7 @@ def _beside_the_paper(found: Mapping[str, Found]) -> list[str]:
         for policy in ours:
             cells = [f"{PAPER[name][theirs]} / {_interval(found[name].studies, policy, 1.0)}" for name in names]
             rows.append([theirs, f"`{policy}`", *cells])
-    return ["## Beside the paper", "", BESIDE, "", *_markdown(rows)]
+    return ["## Beside the paper", "", BESIDE, "", *markdown(rows)]
 
 
 BESIDE = """\
@@ -166,7 +166,7 @@ def _section(name: str, one: Found) -> list[str]:
         [f"`{evict}`", _spread([again / 1000 for again in values], ",.4g")] for evict, values in one.closed.items()
     ]
     picture = f"![{name}](figures/oracle-{name}.png)"
-    return [f"## {name}", "", about, "", picture, "", *_markdown(rows), "", *_markdown(closed)]
+    return [f"## {name}", "", about, "", picture, "", *markdown(rows), "", *markdown(closed)]
 
 
 def _rows(studies: Sequence[Study], policy: str, size: float) -> Iterator[Any]:
@@ -222,7 +222,8 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{mean:{form}} ({max(low, 0.0):{form}} to {high:{form}})"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, of its titles and rows."""
     head, *rest = rows
     rule = "|---|" + "--:|" * (len(head) - 1)
     return [f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in rest)]
