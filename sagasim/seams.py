@@ -295,11 +295,16 @@ def _load_published() -> None:
 def _load_file(path: Path) -> dict[tuple[str, str], Policy]:
     """Run a file, so that its policies are registered, and see that they can be called. Returns them."""
     before = dict(_REGISTRY)
-    run_file(path, "a policy", PolicyError)
-    own = {key: found for key, found in _REGISTRY.items() if before.get(key) is not found}
-    for found in own.values():
-        if found.kind in ARGUMENTS:
-            check_signature(found, path)
+    try:
+        run_file(path, "a policy", PolicyError)
+        own = {key: found for key, found in _REGISTRY.items() if before.get(key) is not found}
+        for found in own.values():
+            if found.kind in ARGUMENTS:
+                check_signature(found, path)
+    except BaseException:  # nothing of a file that is refused stays on the list
+        _REGISTRY.clear()
+        _REGISTRY.update(before)
+        raise
     return own
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job and its children ignore it
 os.environ["SAGASIM_PURE"] = "1"  # tests plant errors in the sources; test_compiled.py runs what is compiled
 
 from sagasim.config import Config

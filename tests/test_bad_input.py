@@ -235,7 +235,6 @@ def test_an_interrupted_run_leaves_nothing(number: int, code: int, empty_folder:
         env=env,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     deadline = time.monotonic() + 20
     while not list(empty_folder.iterdir()) and time.monotonic() < deadline and process.poll() is None:

@@ -64,3 +64,13 @@ def test_a_file_that_is_no_python(tmp_path: Path) -> None:
     file.write_text("def (:\n")
     with pytest.raises(PolicyError, match=r"bad\.py:1"):
         find("route", f"{file}:x")
+
+
+def test_a_file_that_is_refused_leaves_no_policy_behind(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.py"
+    head = "from sagasim.seams import policy\n"
+    file.write_text(f"{head}@policy('evict', 'left-behind')\nclass Left:\n    def __call__(self, idle): return 0\n")
+    before = policies()
+    with pytest.raises(PolicyError, match="cannot be called"):
+        find("evict", f"{file}:left-behind")
+    assert policies() == before
