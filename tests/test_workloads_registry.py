@@ -52,7 +52,9 @@ def spec_of(file: Path) -> str:
 
 
 def test_what_comes_with_sagasim() -> None:
-    assert [w.name for w in workloads() if "/" not in w.name and not w.name.startswith("mine-")] == NAMES
+    """Whatever else was put on the list in this process: other tests read files of workloads."""
+    ours = [w.name for w in workloads() if w.task.__module__.startswith("sagasim.") and "/" not in w.name]
+    assert ours == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
