@@ -1,6 +1,6 @@
 """python -m sagasim: the command line."""
 
-from sagasim.cli import main
+from sagasim.cli import process
 
 if __name__ == "__main__":
-    main()
+    process()

@@ -139,7 +139,7 @@ class _Run:
                     yield self.ends[other]
             if call.delay_ps:
                 yield env.timeout(call.delay_ps)
-            yield submit(call)  # until its tools are done
+            yield submit(call)  # until its tools are done, and the delay of the next call if that is all there is to it
             if call.awaited:
                 self.ends[call.index].succeed()
         self._chain_done()

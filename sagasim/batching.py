@@ -49,7 +49,7 @@ class EngineSettings:
 class InFlight(Event, BlockTable):
     """A call between being sent and being finished. Times in ps; step numbers are those of its replica.
 
-    It is the event that its agent waits for: succeed() comes with its last token, the event once its tools are done.
+    It is the event that its agent waits for: succeed() comes with its last token, the event once its agent goes on.
     """
 
     __slots__ = (
@@ -90,7 +90,7 @@ class InFlight(Event, BlockTable):
         self._ok = True
         self._value = value
         env = self.env
-        heapq.heappush(env.queue, (env.now + self.plan.tool_ps, _AGENT_PRIORITY, env.tick(), self))
+        heapq.heappush(env.queue, (env.now + self.plan.pause_ps, _AGENT_PRIORITY, env.tick(), self))
         return self
 
     def idle_context(self, number: int, now: int) -> IdleContext:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from sagasim.trace import Trace
     from sagasim.work import Work
 
-__all__ = ["main"]
+__all__ = ["main", "process"]
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies matrices: NumPy need not start threads
 _MOST_SEEDS = 10_000
@@ -49,8 +51,22 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of stdout has left, as in `sagasim policies | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    gc.freeze()  # the process ends: nothing is worth collecting any more
     sys.exit(code)
+
+
+def process() -> NoReturn:
+    """main() as all that a process does: it ends at once, without freeing what it holds piece by piece."""
+    try:
+        main()
+    except SystemExit as ended:
+        gc.freeze()  # nothing is worth collecting any more
+        if not isinstance(ended.code, int) or threading.active_count() > 1:
+            raise
+        atexit._run_exitfuncs()
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)
 
 
 @contextmanager

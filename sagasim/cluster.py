@@ -83,7 +83,7 @@ class Cluster:
         self._moved: Callable[[str, int], None] | None = getattr(route, "moved", None)
 
     def submit(self, plan: PlannedCall) -> Event:
-        """Send a call now; the event succeeds when its last token is there and its tools are done."""
+        """Send a call now; the event succeeds when its last token is there and its agent goes on."""
         env = self.env
         now: int = env.now  # type: ignore[assignment]
         planned = plan.task

@@ -21,7 +21,7 @@ from sagasim.errors import ConfigError
 __all__ = ["MODULES", "activate", "active", "cache_folder", "compile_engine"]
 
 MODULES = (
-    "core", "expectation", "plan", "cost", "kvcache", "clock", "batching", "scheduler", "replica", "agent",
+    "core", "expectation", "plan", "seen", "cost", "kvcache", "clock", "batching", "scheduler", "replica", "agent",
     "links", "tiers", "cluster", "movement", "epochs",
     "importers.lines", "importers.blocks", "importers.agentic_mooncake",
 )  # fmt: skip

@@ -13,15 +13,16 @@ those it keeps. Nothing here knows about replicas, blocks or time of execution.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from sagasim.errors import TraceError
 from sagasim.units import MAX_PS
 
 __all__ = ["MAX_CALLS", "MAX_DURATION_PS", "MAX_TOKENS", "Call", "Prefix", "Task", "Tool", "check_task", "with_arrival"]
 
-MAX_TOKENS = 100_000_000  # of one context; more is a mistake in the trace
-MAX_CALLS = 20_000  # of one task
-MAX_DURATION_PS = MAX_PS // 100  # of one tool or arrival: about a day
+MAX_TOKENS: Final = 100_000_000  # of one context; more is a mistake in the trace
+MAX_CALLS: Final = 20_000  # of one task
+MAX_DURATION_PS: Final = MAX_PS // 100  # of one tool or arrival: about a day
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import isqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -42,10 +42,10 @@ __all__ = [
 
 Chunk = tuple[int, int]  # new tokens, cached tokens before them
 _Row = tuple[int, int, list[int], list[int], list[int]]
-_ENDLESS = 1 << 62
-_MOST_PS = 10**15  # of any time in a calibration: a quarter of an hour
-VERSION = 2  # of the form of a calibration file
-SHARE = 10  # bits of the share that skew is given in: 1024 is 1
+_ENDLESS: Final = 1 << 62
+_MOST_PS: Final = 10**15  # of any time in a calibration: a quarter of an hour
+VERSION: Final = 2  # of the form of a calibration file
+SHARE: Final = 10  # bits of the share that skew is given in: 1024 is 1
 
 
 class _Curve(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from struct import Struct
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ CALLS = (
 TASKS = ("task", "tenant", "arrival_ps", "finished_ps", "calls", "prompt_tokens", "output_tokens", "tool_ps")
 # busy_ps: of all steps decided so far
 OCCUPANCY = ("time_ps", "replica", "held_blocks", "cached_blocks", "waiting", "running", "busy_ps")
-UNFINISHED = -1  # finished_ps of a task that had begun and not ended when the run was cut off
+UNFINISHED: Final = -1  # finished_ps of a task that had begun and not ended when the run was cut off
 REPLICAS = (
     "replica",
     "num_blocks",

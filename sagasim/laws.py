@@ -58,7 +58,7 @@ def _computed_before(calls: Columns, replicas: Columns) -> NDArray[np.int64]:
     """Tokens that others may have left on the same replica by the time each call was admitted, at most."""
     bound = np.zeros(len(calls["task"]), dtype=np.int64)
     tokens = calls["prompt_tokens"] + calls["output_tokens"]
-    for replica in np.unique(calls["replica"]):
+    for replica in range(len(replicas["replica"])):
         here = np.flatnonzero(calls["replica"] == replica)
         order = here[np.argsort(calls["admitted_ps"][here], kind="stable")]
         times = calls["admitted_ps"][order]

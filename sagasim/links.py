@@ -8,6 +8,7 @@ times are whole numbers, computed anew whenever a transfer starts, ends or is ca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from simpy import Event
 from simpy.events import EventPriority
@@ -17,7 +18,7 @@ from sagasim.clock import Clock
 __all__ = ["Links", "Port", "Transfer"]
 
 _PRIORITY = EventPriority(3)  # after boundaries, agents and routing of the same time
-_SCALE = 10**12  # bytes are counted in parts, so that a rate in bytes a second moves whole parts in a picosecond
+_SCALE: Final = 10**12  # bytes are counted in parts, so that a rate in bytes a second moves whole parts in a picosecond
 
 Port = tuple[str, int]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Final
 
 from sagasim.core import Call, Prefix, Task
 from sagasim.errors import TraceError
@@ -21,7 +22,7 @@ from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["Branch", "Context", "PlannedCall", "PlannedTask", "Prefixes", "plan_task"]
 
-ENDLESS = 1 << 62
+ENDLESS: Final = 1 << 62
 
 
 class Context:
@@ -83,7 +84,8 @@ class PlannedCall:
     output_tokens: int
     kept_tokens: int
     tool_ps: int
-    delay_ps: int
+    delay_ps: int  # waited before it is sent; 0 where pause_ps of the call before it includes that
+    pause_ps: int = 0  # from its end until its chain goes on
     joins: tuple[int, ...] = ()  # calls of other chains that must have ended first
     awaited: bool = False  # a call of another chain waits for this one
 
@@ -147,6 +149,7 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
     outer = {prefix.name: prefixes.node(prefix) for prefix in task.prefixes}
     plan = PlannedTask(task, number, tenant)
     if _plan_chain(plan, outer):
+        _join_waits(plan)
         return plan
     nodes: dict[str, _Node] = {}
     for call in task.calls:
@@ -163,7 +166,18 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
         tool = 0 if not tools else tools[0].duration_ps if len(tools) == 1 else call.tool_ps
         plan.calls.append(PlannedCall(plan, index, node.context, node.branch, prompt, output, kept, tool, delay))
     _link_chains(plan, task.calls)
+    _join_waits(plan)
     return plan
+
+
+def _join_waits(plan: PlannedTask) -> None:
+    """A call's tools and the delay of the next one are one wait, unless something else happens between the two."""
+    for chain in plan.chains:
+        for call, follower in zip(chain, [*chain[1:], None], strict=True):
+            call.pause_ps = call.tool_ps
+            if follower is not None and not call.awaited and not follower.joins:
+                call.pause_ps += follower.delay_ps
+                follower.delay_ps = 0
 
 
 def _plan_chain(plan: PlannedTask, outer: dict[str, _Node]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from typing import Final
 
 from sagasim.batching import EngineSettings, InFlight, Logs, WaitingQueue, log_call
 from sagasim.cost import StepCost
@@ -19,7 +20,7 @@ from sagasim.units import BLOCK_TOKENS
 
 __all__ = ["Batch", "Scheduler"]
 
-_NOTHING = -(1 << 60)
+_NOTHING: Final = -(1 << 60)
 
 
 class Batch:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sagasim.plan import Context
 from sagasim.rng import Stream
 from sagasim.seams import ReplicaView, Request, policy
+from sagasim.seen import SeenPrompts
 
 Replicas = Sequence[ReplicaView]
 
@@ -78,60 +78,29 @@ class PrefixAffinity:
         self._threshold = threshold
         self._balance_abs = balance_abs
         self._balance_rel = balance_rel
-        self._seen: dict[Context, tuple[int, int]] = {}  # tokens of it that were seen, replica that saw them first
-        self._sent: dict[str, list[Context]] = {}  # what to forget when a task ends
+        self._seen = SeenPrompts()
         self._least_loaded = LeastLoaded()
         self._most = 0  # the largest load is no larger
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
         far_apart = False
-        self._most += 1  # no load grows by more than one a call
+        self._most += 1  # no load grows by more than one a call sent or moved
         if self._most > self._balance_abs:
             loads = replicas[0].loads
             most = self._most = max(loads)
             if most > self._balance_abs:
                 least = min(loads)
                 far_apart = most - least > self._balance_abs and most > self._balance_rel * least
-        matched, owner = self._match(request.context)
+        matched, owner = self._seen.match(request.context)
         if far_apart or matched <= self._threshold * request.prompt_tokens:
             owner = self._least_loaded(request, replicas, now_ps, rng)
-        self._insert(request, owner)
+        self._seen.insert(request.task, request.context, request.prompt_tokens, owner)
         return owner
 
+    def moved(self, task: str, replica: int) -> None:
+        """A waiting call went to another replica, whose load grew by it; its prefix is still owned by the first."""
+        self._most += 1
+
     def forget(self, task: str) -> None:
-        """The task has ended: nobody will ask for its prompts again."""
-        for context in self._sent.pop(task, ()):
-            self._seen.pop(context, None)
-
-    def _match(self, context: Context) -> tuple[int, int]:
-        """Tokens of the longest prefix seen before, and the replica that saw its end first."""
-        shared = context.shared_tokens
-        node = context.parent
-        while node is not None:
-            seen = self._seen.get(node)
-            if seen is not None:
-                tokens, owner = seen
-                return (shared if shared < tokens else tokens), owner
-            shared = node.shared_tokens
-            node = node.parent
-        return 0, 0
-
-    def _insert(self, request: Request, chosen: int) -> None:
-        """Remember the prompt; of its ancestors, what nobody has sent yet."""
-        seen = self._seen
-        sent = self._sent.get(request.task)
-        if sent is None:
-            sent = self._sent[request.task] = []
-        node: Context | None = request.context
-        tokens = request.prompt_tokens
-        while node is not None:
-            known = seen.get(node)
-            if known is not None:
-                if known[0] < tokens:
-                    seen[node] = (tokens, known[1])
-                return
-            seen[node] = (tokens, chosen)
-            if not node.named:
-                sent.append(node)
-            tokens = node.shared_tokens
-            node = node.parent
+        """The task has ended."""
+        self._seen.forget(task)
