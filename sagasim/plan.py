@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from sagasim.core import Call, Prefix, Task
@@ -72,22 +72,28 @@ class Branch:
         self.ever_any = 0
 
 
-@dataclass(slots=True, eq=False)
 class PlannedCall:
     """One call of a task: what replicas and the log need to know of it. Times in ps."""
 
-    task: PlannedTask
-    index: int
-    context: Context
-    branch: Branch
-    prompt_tokens: int
-    output_tokens: int
-    kept_tokens: int
-    tool_ps: int
-    delay_ps: int  # waited before it is sent; 0 where pause_ps of the call before it includes that
-    pause_ps: int = 0  # from its end until its chain goes on
-    joins: tuple[int, ...] = ()  # calls of other chains that must have ended first
-    awaited: bool = False  # a call of another chain waits for this one
+    __slots__ = (
+        "awaited", "branch", "context", "delay_ps", "index", "joins", "kept_tokens", "output_tokens", "pause_ps",
+        "prompt_tokens", "task", "tool_ps",
+    )  # fmt: skip
+
+    def __init__(self, task: PlannedTask, index: int, call: Call, context: Context, branch: Branch) -> None:
+        self.task = task
+        self.index = index
+        self.context = context
+        self.branch = branch
+        self.prompt_tokens = context.prompt_tokens
+        self.output_tokens = call.output_tokens
+        self.kept_tokens = call.keep_tokens
+        tools = call.tools
+        self.tool_ps = 0 if not tools else tools[0].duration_ps if len(tools) == 1 else call.tool_ps
+        self.delay_ps = call.delay_ps  # waited before it is sent; 0 where pause_ps of the call before it includes that
+        self.pause_ps = self.tool_ps  # from its end until its chain goes on
+        self.joins: tuple[int, ...] = ()  # calls of other chains that must have ended first
+        self.awaited = False  # a call of another chain waits for this one
 
 
 @dataclass(slots=True, eq=False)
@@ -160,11 +166,7 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
     _assign_branches(list(nodes.values()))
     for index, (call, node) in enumerate(zip(task.calls, nodes.values(), strict=True)):
         assert node.branch is not None
-        prompt = node.context.prompt_tokens
-        kept, output, delay = call.keep_tokens, call.output_tokens, call.delay_ps
-        tools = call.tools
-        tool = 0 if not tools else tools[0].duration_ps if len(tools) == 1 else call.tool_ps
-        plan.calls.append(PlannedCall(plan, index, node.context, node.branch, prompt, output, kept, tool, delay))
+        plan.calls.append(PlannedCall(plan, index, call, node.context, node.branch))
     _link_chains(plan, task.calls)
     _join_waits(plan)
     return plan
@@ -173,9 +175,8 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
 def _join_waits(plan: PlannedTask) -> None:
     """A call's tools and the delay of the next one are one wait, unless something else happens between the two."""
     for chain in plan.chains:
-        for call, follower in zip(chain, [*chain[1:], None], strict=True):
-            call.pause_ps = call.tool_ps
-            if follower is not None and not call.awaited and not follower.joins:
+        for call, follower in pairwise(chain):
+            if not call.awaited and not follower.joins:
                 call.pause_ps += follower.delay_ps
                 follower.delay_ps = 0
 
@@ -197,11 +198,8 @@ def _plan_chain(plan: PlannedTask, outer: dict[str, _Node]) -> bool:
             context = Context(context, kept, prompt)
         else:
             return False
-        tools = call.tools
-        tool = 0 if not tools else tools[0].duration_ps if len(tools) == 1 else call.tool_ps
-        output = call.output_tokens
-        calls.append(PlannedCall(plan, len(calls), context, branch, prompt, output, kept, tool, call.delay_ps))
-        name, end = call.name, prompt + output
+        calls.append(PlannedCall(plan, len(calls), call, context, branch))
+        name, end = call.name, prompt + call.output_tokens
     plan.calls = calls
     plan.chains = [list(calls)]
     return True

@@ -10,7 +10,6 @@ extends the earlier one it shares most with, across sessions it extends a named 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -29,28 +28,46 @@ MAX_IDS = 20_000_000  # of a whole file, a gigabyte or so
 DAY_US = 86_400 * 10**6
 
 
-@dataclass(slots=True)
 class Row:
     """One request. after: the requests it waits for; wait_us: how long after the last of them.
 
-    ids: of its blocks, without the first `common` ones where those are the same in `before`, the request before it in
-    its session: what sessions repeat is held once.
+    prompt, hashed: its tokens, and how many of them the block ids cover. ids: of its blocks, without the first `common`
+    ones where those are the same in `before`, the request before it in its session: what sessions repeat is held once.
     """
 
-    name: str
-    session: str
-    where: str
-    prompt: int
-    hashed: int  # tokens of the prompt that the block ids cover
-    output: int
-    ids: list[int]
-    after: tuple[str, ...]
-    wait_us: int
-    start_us: int | None
-    branches: tuple[str, ...]
-    tools: tuple[Tool, ...] = ()
-    before: Row | None = None
-    common: int = 0
+    __slots__ = (
+        "after", "before", "branches", "common", "hashed", "ids", "name", "output", "prompt", "session", "start_us",
+        "tools", "wait_us", "where",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        session: str,
+        where: str,
+        prompt: int,
+        hashed: int,
+        output: int,
+        ids: list[int],
+        after: tuple[str, ...],
+        wait_us: int,
+        start_us: int | None,
+        branches: tuple[str, ...],
+    ) -> None:
+        self.name = name
+        self.session = session
+        self.where = where
+        self.prompt = prompt
+        self.hashed = hashed
+        self.output = output
+        self.ids = ids
+        self.after = after
+        self.wait_us = wait_us
+        self.start_us = start_us
+        self.branches = branches
+        self.tools: tuple[Tool, ...] = ()
+        self.before: Row | None = None
+        self.common = 0
 
 
 def read_agentic_mooncake(
@@ -126,6 +143,8 @@ def _load(path: Path, block_tokens: int) -> dict[str, Row]:
 def _same(left: list[int], right: list[int]) -> int:
     """How many items at the start of two lists are equal."""
     low, high = 0, min(len(left), len(right))
+    if left[:high] == right[:high]:  # the usual case: one goes on from the other
+        return high
     while low < high:
         middle = (low + high + 1) // 2
         if left[low:middle] == right[low:middle]:

@@ -80,22 +80,28 @@ class PrefixAffinity:
         self._balance_rel = balance_rel
         self._seen = SeenPrompts()
         self._least_loaded = LeastLoaded()
-        self._most = 0  # the largest load is no larger
+        self._most = 0  # no load is larger
+        self._high = self._low = 0  # the largest and the smallest load when last looked for
 
     def __call__(self, request: Request, replicas: Replicas, now_ps: int, rng: Stream) -> int:
-        far_apart = False
-        self._most += 1  # no load grows by more than one a call sent or moved
-        if self._most > self._balance_abs:
-            loads = replicas[0].loads
-            most = self._most = max(loads)
-            if most > self._balance_abs:
-                least = min(loads)
-                far_apart = most - least > self._balance_abs and most > self._balance_rel * least
+        loads = replicas[0].loads
         matched, owner = self._seen.match(request.context)
-        if far_apart or matched <= self._threshold * request.prompt_tokens:
+        apart = self._most > self._balance_abs and self._far_apart(loads)
+        if apart or matched <= self._threshold * request.prompt_tokens:
             owner = self._least_loaded(request, replicas, now_ps, rng)
+        if loads[owner] >= self._most:
+            self._most = loads[owner] + 1
         self._seen.insert(request.task, request.context, request.prompt_tokens, owner)
         return owner
+
+    def _far_apart(self, loads: list[int]) -> bool:
+        """Whether the largest and the smallest load are; looked for only where two known ones do not tell."""
+        most, least = loads[self._high], loads[self._low]
+        if not (most - least > self._balance_abs and most > self._balance_rel * least):
+            most, least = max(loads), min(loads)
+            self._most = most
+            self._high, self._low = loads.index(most), loads.index(least)
+        return most - least > self._balance_abs and most > self._balance_rel * least
 
     def moved(self, task: str, replica: int) -> None:
         """A waiting call went to another replica, whose load grew by it; its prefix is still owned by the first."""
