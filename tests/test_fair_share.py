@@ -55,6 +55,17 @@ def test_a_tenants_share_is_its_remaining_work_over_slack() -> None:
     assert weighted.tenant_shares(50 * S) == pytest.approx({"a": 0.5, "b": 0.5})
 
 
+def test_shares_know_what_has_been_learned_since() -> None:
+    """Nothing was known when they arrived; then a task took 100 s. At 110 s: 20 / 40 + 20 / 40 against 20 / 80."""
+    aeg = Aeg()
+    for task, tenant, arrival in (("t1", "a", 0), ("t2", "a", 0), ("t3", "b", 40 * S), ("done", "c", 0)):
+        told = request(task, tenant, arrival=arrival, expected=None)
+        aeg.sent(told, arrival)
+        aeg.ended(told, ("x",), 10, S, arrival)
+    aeg.left("done", 100 * S)
+    assert AfsOrder(aeg).tenant_shares(110 * S) == pytest.approx({"a": 0.8, "b": 0.2})
+
+
 def test_late_tasks_count_with_the_least_slack() -> None:
     order = AfsOrder(at_work(t1=("a", 0), t2=("b", 0)), least_slack_s=10.0)
     assert order.urgency(request("t1", "a"), 149 * S) == order.urgency(request("t1", "a"), 400 * S) == 2.0

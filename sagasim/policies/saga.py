@@ -175,7 +175,7 @@ class AfsOrder:
     def urgency(self, request: Request, now_ps: int) -> float:
         """Remaining work over slack, times what the tenant is owed."""
         step = self._workflow.step(request.task, request.agent)
-        expected_ps = request.expected_tct_ps or self._workflow.expected_tct_ps(step)
+        expected_ps = self._expected_ps(request.expected_tct_ps, step)
         if expected_ps is None or step is None:
             return 0.0
         work = self._workflow.remaining_calls(step, request.agent) * self._workflow.mean_service_ps(step)
@@ -186,9 +186,14 @@ class AfsOrder:
         """Eq. 9: the part of the capacity that each tenant with tasks at work is entitled to."""
         sums: dict[str, float] = {}
         for task, (tenant, arrival_ps, expected_ps) in self._workflow.fair_share.tasks.items():
-            work = self._workflow.remaining_work_ps(task) / self._slack_ps(arrival_ps, expected_ps or PS_PER_S, now_ps)
+            until_ps = self._expected_ps(expected_ps, self._workflow.step(task, "")) or PS_PER_S
+            work = self._workflow.remaining_work_ps(task) / self._slack_ps(arrival_ps, until_ps, now_ps)
             sums[tenant] = sums.get(tenant, 0.0) + work
         return FairShare.of(sums, self._weights)
+
+    def _expected_ps(self, at_arrival_ps: int | None, step: Step | None) -> int | None:
+        """Completion time of tasks like this one: as known when it arrived, or what has been learned since."""
+        return at_arrival_ps or self._workflow.expected_tct_ps(step)
 
     def _slack_ps(self, arrival_ps: int, expected_ps: int, now_ps: int) -> int:
         return max(arrival_ps + round(self._deadline * expected_ps) - now_ps, self._least_ps)
