@@ -146,11 +146,11 @@ class Logs:
     occupancy: Table
 
 
-def log_failure(logs: Logs, view: ReplicaView, busy_ps: int, now: int) -> None:
+def log_failure(logs: Logs, view: ReplicaView, busy_ps: int, steps: int, evicted: int, now: int) -> None:
     """A replica has lost all that it had."""
     view.waiting = view.running = 0
     table = logs.occupancy
-    table.append(table.pack(now, view.replica, 0, 0, 0, 0, busy_ps))
+    table.append(table.pack(now, view.replica, 0, 0, 0, 0, busy_ps, steps, evicted))
 
 
 def log_call(logs: Logs, call: InFlight, view: ReplicaView, now: int) -> None:

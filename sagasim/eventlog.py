@@ -50,8 +50,10 @@ CALLS = (
     "reloaded_tokens",  # of the prompt, copied here from host memory for this call
 )
 TASKS = ("task", "tenant", "arrival_ps", "finished_ps", "calls", "prompt_tokens", "output_tokens", "tool_ps")
-# busy_ps: of all steps decided so far
-OCCUPANCY = ("time_ps", "replica", "held_blocks", "cached_blocks", "waiting", "running", "busy_ps")
+# busy_ps, steps: of all steps decided so far; evicted_blocks: of all so far
+OCCUPANCY = (
+    "time_ps", "replica", "held_blocks", "cached_blocks", "waiting", "running", "busy_ps", "steps", "evicted_blocks",
+)  # fmt: skip
 UNFINISHED: Final = -1  # finished_ps of a task that had begun and not ended when the run was cut off
 REPLICAS = (
     "replica",

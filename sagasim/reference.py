@@ -106,7 +106,7 @@ class ReferenceReplica:
         self.brought, self.urgent = [], []
         self.waiting.heap = []
         self.cache.clear()
-        log_failure(self.logs, self.view, self.busy, now)
+        log_failure(self.logs, self.view, self.busy, self.steps, self.cache.evicted, now)
 
     def bring(self, call: InFlight, start: int, upto: int, now: int) -> None:  # noqa: ARG002
         self.brought.append((call, start, upto))
@@ -167,7 +167,8 @@ class ReferenceReplica:
             held = self.cache.num_blocks - self.cache.free
             view = self.view
             log = self.logs.occupancy
-            log.append(log.pack(now, view.replica, held, self.cache.cached, view.waiting, view.running, self.busy))
+            cached, evicted, waits, runs = self.cache.cached, self.cache.evicted, view.waiting, view.running
+            log.append(log.pack(now, view.replica, held, cached, waits, runs, self.busy, self.steps, evicted))
         if self.in_flight:
             left, priority = self.in_flight[0].end - now, boundary_priority(self.view.replica)
             self.next = self.env.call_in(left, priority, self._boundary)

@@ -145,7 +145,7 @@ class Replica(Scheduler):
         self.clear()
         self.alarm = None
         self.jump = 0
-        log_failure(self.logs, self.view, self.busy, now)
+        log_failure(self.logs, self.view, self.busy, self.steps, self.cache.evicted, now)
 
     def cached_blocks(self, call: InFlight, now: int, limit: int = -1) -> int:
         """Leading blocks of the call's context that are cached as of the last boundary; by default of its prompt."""
@@ -316,7 +316,8 @@ class Replica(Scheduler):
             view = self.view
             held = cache.num_blocks - cache.free
             log = self.logs.occupancy
-            log.append(log.pack(now, view.replica, held, cache.cached, view.waiting, view.running, self.busy))
+            cached, evicted, waits, runs = cache.cached, cache.evicted, view.waiting, view.running
+            log.append(log.pack(now, view.replica, held, cached, waits, runs, self.busy, self.steps, evicted))
         if not self.idle:
             self._plan_jump(fresh)
         elif self.inbox:

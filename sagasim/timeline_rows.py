@@ -25,7 +25,8 @@ class Rows:
 
     calls: as logged, `tools_ps` (when its tools end, cut off with the run), `own` (1: its task has a track), `strand`
     (calls of a task that follow one another), `chain` (number of a strand of several calls, else 0) and `last` in it.
-    batches: occupancy by replica, then time; `until_ps`: the next row of the replica, or the end of the run.
+    batches: occupancy by replica, then time; `until_ps`: the next row of the replica, or the end of the run; `decided`
+    (steps from this row to the next) and `evicted` (blocks, since the row before).
     changed: of each of them, which of COUNTED have another value than before.
     tasks: those with a track of their own, with `until_ps`.
     """
@@ -55,7 +56,7 @@ def rows_of(result: Result, room: int, tasks: int, start_s: float) -> Rows:
     every = max(1, -(-len(result.tasks["task"]) // tasks)) if tasks > 0 else 0
     shown_tasks = _tasks(result.tasks, every, run_end)
     calls = _calls(result.calls, shown_tasks["task"], run_end)
-    batches, transfers = _batches(result.occupancy, run_end), dict(result.transfers)
+    batches, transfers = _batches(result.occupancy, result.replicas, run_end), dict(result.transfers)
     shown_tasks = _where(shown_tasks, shown_tasks["until_ps"] >= start)
     calls = _where(calls, calls["finished_ps"] >= start)
     batches = _where(batches, batches["until_ps"] >= start)
@@ -65,7 +66,7 @@ def rows_of(result: Result, room: int, tasks: int, start_s: float) -> Rows:
     ends = (calls["tools_ps"], batches["until_ps"], transfers["ended_ps"], shown_tasks["until_ps"])
     events = (
         _events_of_calls(calls),
-        changed.sum(axis=1) + 2 * _is_slice(batches),
+        changed.sum(axis=1) + 2 * _is_slice(batches) + (batches["evicted"] > 0),
         np.full(len(transfers["kind"]), 4),
         np.full(len(shown_tasks["task"]), 2),
     )
@@ -122,11 +123,16 @@ def _strands(calls: dict[str, Ints]) -> dict[str, Ints]:
     return calls | {"strand": strand, "chain": chain, "last": last}
 
 
-def _batches(log: Columns, run_end: int) -> dict[str, Ints]:
+def _batches(log: Columns, replicas: Columns, run_end: int) -> dict[str, Ints]:
     order = np.argsort(log["replica"], kind="stable")
     rows = {name: column[order] for name, column in log.items()}
     follows = np.append(rows["replica"][1:] == rows["replica"][:-1], False)[: len(order)]
     rows["until_ps"] = np.where(follows, np.roll(rows["time_ps"], -1), run_end)
+    last = np.zeros(len(replicas["replica"]), dtype=np.int64)
+    last[replicas["replica"]] = replicas["steps"]
+    rows["decided"] = np.where(follows, np.roll(rows["steps"], -1), last[rows["replica"]]) - rows["steps"]
+    continues = np.append(False, follows[:-1])[: len(order)]
+    rows["evicted"] = rows["evicted_blocks"] - np.where(continues, np.roll(rows["evicted_blocks"], 1), 0)
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from sagasim.eventlog import KINDS_OF_TRANSFERS
 from sagasim.hardware import load_gpu
 from sagasim.simulate import Result
 from sagasim.timeline_rows import COUNTED, Rows, lanes
-from sagasim.timeline_wire import argument, begin, counter, end, flow, flow_end, packet, track
+from sagasim.timeline_wire import argument, begin, counter, end, flow, flow_end, instant, packet, track
 
 __all__ = ["Picture"]
 
@@ -23,8 +23,9 @@ _CHUNK = 1 << 16  # events made at a time
 _KINDS = range(12)
 _RUN, _REPLICA, _TASK, _TASK_CALL, _TOOLS, _SOURCE, _TARGET, _BATCH, _CALL, _QUEUE, _PREFILL, _DECODE = _KINDS
 _PHASES = {_TOOLS: "tools", _QUEUE: "queue", _PREFILL: "prefill", _DECODE: "decode"}
-# At one time: first all that ends, then counters, then all that begins, and last what ends as it begins.
-_ENDS, _COUNTS, _BEGINS, _ENDS_AT_ONCE = range(4)
+# At one time: first all that ends, then counters, then all that begins, then what takes no time, and last what ends as
+# it begins.
+_ENDS, _COUNTS, _BEGINS, _HAPPENS, _ENDS_AT_ONCE = range(5)
 _LINK, _STRAND, _COPY = (kind << 40 for kind in (1, 2, 3))  # flows: a task's call to its replica, to the next, KV
 
 _COUNTERS = (  # as COUNTED: names and units
@@ -96,26 +97,30 @@ class Picture:
         """The whole trace: what describes the tracks, then all events in order of time."""
         yield from self._tracks.packets
         kinds, rows, tracks = self._kinds.tolist(), self._row.tolist(), self._track.tolist()
-        values, text = self._values.tolist(), self._texts.of
+        values, evicting, text = self._values.tolist(), self._evicting.tolist(), self._texts.of
         for start in range(0, self.count, _CHUNK):
             part = slice(start, start + _CHUNK)
             events = zip(*(a[part].tolist() for a in (self._times, self._phases, self._refs)), strict=True)
             for time, phase, ref in events:
                 if phase == _COUNTS:
                     yield packet(time // _PS_PER_NS, counter(*values[ref]))
+                elif phase == _HAPPENS:
+                    yield packet(time // _PS_PER_NS, instant(*self._texts.evicted(evicting[ref], self._replicas)))
                 elif phase == _BEGINS:
                     yield packet(time // _PS_PER_NS, begin(tracks[ref], *text(kinds[ref], rows[ref])))
                 else:
                     yield packet(time // _PS_PER_NS, end(tracks[ref]))
 
     def _in_order(self, begins: Ints, ends: Ints) -> tuple[Ints, Ints, Ints]:
-        """Time, phase and number (of a slice, or of a counter's value) of every event."""
-        number, values = np.arange(len(begins)), np.arange(len(self._values))
+        """Time, phase and number (of a slice, a counter's value or an eviction) of every event."""
+        number, values, evicting = (np.arange(len(of)) for of in (begins, self._values, self._evicting))
         last = np.where(ends > begins, _ENDS, _ENDS_AT_ONCE)
-        times = np.concatenate([begins, ends, self._value_times])
-        phases = np.concatenate([np.full(len(begins), _BEGINS), last, np.full(len(values), _COUNTS)])
-        nested = np.concatenate([self._kinds, self._kinds, np.zeros(len(values), dtype=np.int64)])
-        refs = np.concatenate([number, number, values])
+        times = np.concatenate([begins, ends, self._value_times, self._rows.batches["time_ps"][self._evicting]])
+        happens = np.full(len(evicting), _HAPPENS)
+        phases = np.concatenate([np.full(len(begins), _BEGINS), last, np.full(len(values), _COUNTS), happens])
+        alone = np.zeros(len(values) + len(evicting), dtype=np.int64)
+        nested = np.concatenate([self._kinds, self._kinds, alone])
+        refs = np.concatenate([number, number, values, evicting])
         order = np.lexsort((refs, nested, phases, times))
         return times[order], phases[order], refs[order]
 
@@ -144,7 +149,7 @@ class Picture:
         self._add_some(_DECODE, rows, tracks, first, done)
 
     def _add_batches(self) -> None:
-        """Slices on the replicas' own tracks while anything runs, and the counters below them."""
+        """Slices on the replicas' own tracks while anything runs, evictions among them, and the counters below."""
         batches, changed = self._rows.batches, self._rows.changed
         runs = np.flatnonzero(batches["running"] > 0)
         tracks = np.array(self._replicas)[batches["replica"]]
@@ -155,6 +160,7 @@ class Picture:
                 for parent in self._replicas
             ]
         )
+        self._evicting = np.flatnonzero(batches["evicted"] > 0)
         rows, which = np.nonzero(changed)
         all_values = np.stack([batches[name] for name in COUNTED], axis=1)
         self._value_times = batches["time_ps"][rows]
@@ -235,7 +241,13 @@ class _Texts:
     def _batch(self, row: int) -> tuple[str, bytes]:
         values = {name: self._batches[name][row] for name in COUNTED}
         waiting = f", {values['waiting']} waiting" if values["waiting"] else ""
+        values["steps"] = self._batches["decided"][row]
         return f"{values['running']} running{waiting}", b"".join(argument(*value) for value in values.items())
+
+    def evicted(self, row: int, tracks: Sequence[int]) -> tuple[int, str, bytes]:
+        """An eviction: the track of its replica, name and arguments."""
+        blocks = self._batches["evicted"][row]
+        return tracks[self._batches["replica"][row]], f"evicted {blocks:,} blocks", argument("blocks", blocks)
 
     def _transfer(self, kind: int, row: int) -> tuple[str, bytes]:
         moved = self._moved

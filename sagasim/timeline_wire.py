@@ -10,10 +10,10 @@ from __future__ import annotations
 from functools import cache
 from struct import pack
 
-__all__ = ["argument", "begin", "counter", "end", "flow", "flow_end", "packet", "track"]
+__all__ = ["argument", "begin", "counter", "end", "flow", "flow_end", "instant", "packet", "track"]
 
 _VARINT, _FIXED64, _BYTES = 0, 1, 2  # wire types
-_SLICE_BEGIN, _SLICE_END, _COUNTER = 1, 2, 4  # TrackEvent.Type
+_SLICE_BEGIN, _SLICE_END, _HAPPENS, _COUNTER = 1, 2, 3, 4  # TrackEvent.Type
 _EXPLICIT = 3  # TrackDescriptor.ChildTracksOrdering
 
 # Numbers are written in groups of seven bits, the lowest first, all but the last marked. Two groups at a time:
@@ -71,7 +71,9 @@ def track(uuid: int, name: str, parent: int = 0, place: int = 0, unit: str | Non
 
 # ---- TrackEvent: debug_annotations 4, type 9, track_uuid 11, name 23, counter_value 30, flow_ids 47, terminating 48
 
-_BEGIN, _END, _VALUE = (_number(9, kind) + _tag(11, _VARINT) for kind in (_SLICE_BEGIN, _SLICE_END, _COUNTER))
+_BEGIN, _END, _INSTANT, _VALUE = (
+    _number(9, kind) + _tag(11, _VARINT) for kind in (_SLICE_BEGIN, _SLICE_END, _HAPPENS, _COUNTER)
+)
 _VALUE_IS, _FLOW, _FLOW_END = _tag(30, _VARINT), _tag(47, _FIXED64), _tag(48, _FIXED64)
 
 
@@ -83,6 +85,11 @@ def begin(uuid: int, name: str, extra: bytes = b"") -> bytes:
 def end(uuid: int) -> bytes:
     """The innermost open slice of a track ends."""
     return _END + _varint(uuid)
+
+
+def instant(uuid: int, name: str, extra: bytes = b"") -> bytes:
+    """Something that happens on a track and takes no time."""
+    return _INSTANT + _varint(uuid) + _text(23, name) + extra
 
 
 def counter(uuid: int, value: int) -> bytes:

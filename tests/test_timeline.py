@@ -88,6 +88,17 @@ def check_batches(result: Result, timeline: Timeline, end_ps: int) -> None:
         ]
         shown = [(s.begin, s.end, s.args["running"], s.args["waiting"]) for s in whole.children]
         assert shown == logged
+        steps = [*(r["steps"] for r in own[1:]), result.replicas["steps"][replica]][: len(own)]
+        taken = [
+            after - r["steps"]
+            for r, e, after in zip(own, ends, steps, strict=True)
+            if r["running"] and r["time_ps"] < e
+        ]
+        assert [s.args["steps"] for s in whole.children] == taken
+        assert all(s.args["steps"] >= 0 for s in whole.children)
+        before = [0, *(r["evicted_blocks"] for r in own[:-1])][: len(own)]
+        evicted = [(r["time_ps"] // NS, r["evicted_blocks"] - b) for r, b in zip(own, before, strict=True)]
+        assert timeline.evictions[whole.track] == [(time, blocks) for time, blocks in evicted if blocks]
 
 
 def check_transfers(result: Result, timeline: Timeline) -> None:

@@ -37,7 +37,8 @@ class Slice:
 
 
 class Timeline:
-    """tracks: descriptors by number. slices: in order of their beginnings. counters: time and value, by track."""
+    """tracks: descriptors by number. slices: in order of their beginnings. counters: time and value, by track;
+    evictions: time and blocks."""
 
     def __init__(self, path: Path) -> None:
         data = path.read_bytes()
@@ -49,6 +50,7 @@ class Timeline:
         self.tracks: dict[int, Any] = {}
         self.slices: list[Slice] = []
         self.counters: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self.evictions: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self.events = 0
         self._open: dict[int, list[Slice]] = defaultdict(list)
         self._now = 0
@@ -74,7 +76,11 @@ class Timeline:
         track = self.tracks[event.track_uuid]
         assert track.HasField("counter") == (event.type == EVENT.TYPE_COUNTER)
         stack = self._open[event.track_uuid]
-        if event.type == EVENT.TYPE_COUNTER:
+        if event.type == EVENT.TYPE_INSTANT:
+            (blocks,) = [a.int_value for a in event.debug_annotations if a.name == "blocks"]
+            assert event.name == f"evicted {blocks:,} blocks"
+            self.evictions[event.track_uuid].append((time, blocks))
+        elif event.type == EVENT.TYPE_COUNTER:
             self.counters[event.track_uuid].append((time, event.counter_value))
         elif event.type == EVENT.TYPE_SLICE_END:
             stack.pop().end = time
