@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -146,6 +146,7 @@ class Policy:
     together: bool = False  # evict: ranks all idle contexts at once
     sees_workflow: bool = False
     clairvoyant: bool = False  # sees the truth: a bound to compare with, not a system to build
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # least and most of a number, by parameter
     values: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -182,7 +183,7 @@ _TOGETHER = "idles, now_ps, memory"  # of an eviction that ranks all at once
 
 
 def policy(kind: str, name: str, **traits: Any) -> Callable[[F], F]:
-    """Register a function or class as the policy `name` of a kind; traits: the truth values of Policy."""
+    """Register a function or class as the policy `name` of a kind; traits: the truth values and limits of Policy."""
     if kind not in KINDS:
         raise PolicyError(f"unknown kind {kind!r}", where=f"policy {name!r}", expected=nearest(kind, KINDS))
 
@@ -253,6 +254,10 @@ def _values(found: Policy, arguments: str, spec: str) -> dict[str, Any]:
             raise PolicyError(f"unknown parameter {item!r}", where=spec, expected=expected)
         default = parameters[key].default
         values[key] = _parse(text, type(default) if default is not inspect.Parameter.empty else str, f"{spec}, {key}")
+        if key in found.limits:
+            least, most = found.limits[key]
+            if not least <= values[key] <= most:
+                raise PolicyError(f"{text} is out of range", where=f"{spec}, {key}", expected=f"{least:g} to {most:g}")
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
     if missing:
         raise PolicyError(

@@ -112,6 +112,11 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "route": (("--route", "prefix-afinity"), ("unknown route policy 'prefix-afinity'", "'prefix-affinity' perhaps")),
     "a parameter": (("--route", "prefix-affinity:treshold=1"), ("'treshold=1'", "'threshold' perhaps")),
     "a parameter's type": (("--route", "prefix-affinity:threshold=x"), ("threshold", "'x' is not of type", "float")),
+    "a parameter out of range": (("--balance", "steal:most=-1"), ("steal:most=-1, most: -1 is out of range", "1 to")),
+    "parameters that contradict": (
+        ("--preset", "saga", "--evict", "wa-lru:ttl_low=0.9,ttl_high=0.9"),
+        ("wa-lru", "ttl_low 0.9", "less than ttl_high, 0.9"),
+    ),
     "no parameters": (("--evict", "lru:k=3"), ("lru:k=3", "unknown parameter 'k=3'", "lru has none")),
     "no policy file": (("--order", "./none.py:mine"), ("none.py", "no such file", "a policy in it")),
     "a policy file without end": (("--order", "x" * 300 + ".py:mine"), ("File name too long", "a policy in it")),

@@ -47,6 +47,8 @@ def test_a_broken_policy_is_found(name: str, tmp_path: Path) -> None:
         ("route", "round-robbin", "'round-robin' perhaps"),
         ("route", "prefix-affinity:treshold=1", "'threshold' perhaps"),
         ("route", "prefix-affinity:threshold=high", "not of type float"),
+        ("route", "prefix-affinity:threshold=-0.1", r"threshold: -0.1 is out of range; expected 0 to 1"),
+        ("balance", "steal:most=0", r"most: 0 is out of range; expected 1 to 1e\+06"),
         ("route", "round-robin:x=1", "has none"),
         ("route", "./nowhere.py:x", "no such file"),
         ("evict", "round-robin", "unknown evict policy"),
@@ -57,6 +59,14 @@ def test_a_wrong_specification_is_told_in_one_line(kind: str, spec: str, message
     with pytest.raises(PolicyError, match=message) as caught:
         find(kind, spec)
     assert "\n" not in str(caught.value)
+
+
+def test_every_number_of_a_built_in_policy_has_a_range_with_its_default_inside() -> None:
+    for found in policies():
+        if found.factory.__module__.startswith("sagasim."):
+            numbers = {name: p.default for name, p in found.parameters.items() if type(p.default) in (int, float)}
+            assert set(found.limits) == set(numbers), found.name
+            assert all(found.limits[name][0] <= value <= found.limits[name][1] for name, value in numbers.items())
 
 
 def test_a_file_that_is_no_python(tmp_path: Path) -> None:

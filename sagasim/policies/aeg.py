@@ -147,7 +147,7 @@ class Step:
         self.predicted: str | None = None
 
 
-@policy("predict", "aeg")
+@policy("predict", "aeg", limits={"theta_conf": (0, 1), "cold_start": (0, 1e6), "ema": (0, 1), "p_term": (1e-6, 1)})
 class Aeg:
     """SAGA's Agent Execution Graph, inferred online or with hints."""
 

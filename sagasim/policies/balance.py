@@ -10,7 +10,7 @@ from sagasim.seams import ReplicaView, policy
 __all__ = ["Steal"]
 
 
-@policy("balance", "steal")
+@policy("balance", "steal", limits={"ratio": (0, 1e6), "most": (1, 1e6)})
 class Steal:
     """SAGA's work stealing: a replica without waiting calls, or far less loaded, takes the oldest one of an overloaded.
 

@@ -65,7 +65,7 @@ class SessionAffinity:
         self._home.pop(task, None)
 
 
-@policy("route", "prefix-affinity")
+@policy("route", "prefix-affinity", limits={"threshold": (0, 1), "balance_abs": (0, 1e6), "balance_rel": (0, 1e6)})
 class PrefixAffinity:
     """The cache-aware rule of vLLM's router: the replica that first saw the prompt's prefix, unless loads differ much.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sagasim.errors import PolicyError
 from sagasim.policies.aeg import NO_TOOL, Aeg, Step
 from sagasim.policies.fair_share import FairShare, parse_weights
 from sagasim.policies.route import Replicas, SessionAffinity
@@ -35,7 +36,20 @@ def time_to_live_ps(latency_q95_ps: int, m: float, most_s: float) -> int:
     return min(round(latency_q95_ps * (1.0 - 0.5 * m)), round(most_s * PS_PER_S))
 
 
-@policy("evict", "wa-lru", together=True, sees_workflow=True)
+@policy(
+    "evict",
+    "wa-lru",
+    together=True,
+    sees_workflow=True,
+    limits={
+        "alpha": (0, 1e6),
+        "beta": (0, 1e6),
+        "gamma": (0, 1e6),
+        "ttl_low": (0, 1),
+        "ttl_high": (0, 1),
+        "ttl_max_s": (0, 1e6),
+    },
+)
 class WaLru:
     """Workflow-aware LRU with tool-call-aware time to live, by session.
 
@@ -62,6 +76,8 @@ class WaLru:
         ttl_high: float = 0.9,
         ttl_max_s: float = 300.0,
     ) -> None:
+        if ttl_low >= ttl_high:
+            raise PolicyError(f"ttl_low {ttl_low:g}", where="wa-lru", expected=f"less than ttl_high, {ttl_high:g}")
         self._workflow = workflow
         self._weights = (alpha, beta, gamma)
         self._ttl, self._protect = ttl, protect
@@ -105,7 +121,7 @@ class WaLru:
         return min(1.0, (1.0 if step.running else self._workflow.follows(step, agent)) * overlap)
 
 
-@policy("route", "saga-affinity")
+@policy("route", "saga-affinity", limits={"most_load": (0, 1e6)})
 class SagaAffinity(SessionAffinity):
     """The replica that holds the session if its load is below `most_load`, else the least loaded one.
 
@@ -137,7 +153,12 @@ def lifo(request: Request, now_ps: int) -> int:
     return -now_ps
 
 
-@policy("order", "afs", sees_workflow=True)
+@policy(
+    "order",
+    "afs",
+    sees_workflow=True,
+    limits={"deadline": (0, 1e6), "least_slack_s": (1e-6, 1e6), "epoch_s": (0, 1e6), "most_boost": (1, 1e6)},
+)
 class AfsOrder:
     """The most urgent call first: remaining GPU work over time to the deadline (Eq. 8), and by tenants' shares (Eq. 9).
 
@@ -215,7 +236,12 @@ class AfsOrder:
         return known[1].get(tenant, 1.0)
 
 
-@policy("preempt", "urgency", sees_workflow=True)
+@policy(
+    "preempt",
+    "urgency",
+    sees_workflow=True,
+    limits={"ratio": (0, 1e6), "deadline": (0, 1e6), "least_slack_s": (1e-6, 1e6)},
+)
 class PreemptByUrgency:
     """Running calls that are less than 1/ratio as urgent (Eq. 8) as the waiting one, the least urgent first.
 
@@ -232,7 +258,7 @@ class PreemptByUrgency:
         return [place for other, place in ranked if urgency > self._ratio * other]
 
 
-@policy("prefetch", "tool-end", sees_workflow=True)
+@policy("prefetch", "tool-end", sees_workflow=True, limits={"at": (0, 1e6), "least_chance": (0, 1)})
 class PrefetchAtToolEnd:
     """Before the tool is expected to end: after `at` of its median time, if another step is likely to follow.
 

@@ -62,7 +62,7 @@ def lfu(idle: IdleContext, now_ps: int) -> tuple[int, int]:
     return uses(idle.context), idle.since_ps
 
 
-@policy("evict", "gdsf", together=True)
+@policy("evict", "gdsf", together=True, limits={"even_tokens": (0, 1e9)})
 class Gdsf:
     """Least L + uses * cost / size, taken when a context becomes idle; L is the least there was at the last eviction.
 
@@ -90,7 +90,7 @@ class Gdsf:
         return score
 
 
-@policy("evict", "s3-fifo", together=True)
+@policy("evict", "s3-fifo", together=True, limits={"often": (1, 1e6)})
 class S3Fifo:
     """Sessions in two queues: new ones go first, in the order they came; those used often enough, after them.
 
@@ -133,7 +133,7 @@ class Sieve:
         return ranks
 
 
-@policy("evict", "random")
+@policy("evict", "random", limits={"seed": (0, 2**63 - 1)})
 class Random:
     """Any context, each as likely; drawn anew for each release."""
 
