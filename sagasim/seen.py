@@ -13,7 +13,9 @@ class SeenPrompts:
     __slots__ = ("_seen", "_sent")
 
     def __init__(self) -> None:
-        self._seen: dict[Context, tuple[int, int]] = {}  # tokens of it that were seen, replica that saw them first
+        self._seen: dict[
+            Context, list[tuple[int, int]]
+        ] = {}  # of a path: up to so many tokens, seen first by a replica
         self._sent: dict[str, list[Context]] = {}  # what to forget when a task ends
 
     def match(self, context: Context) -> tuple[int, int]:
@@ -23,8 +25,11 @@ class SeenPrompts:
         while node is not None:
             seen = self._seen.get(node)
             if seen is not None:
-                tokens, owner = seen
-                return (shared if shared < tokens else tokens), owner
+                if shared < seen[-1][0]:
+                    for tokens, owner in seen:
+                        if shared <= tokens:
+                            return shared, owner
+                return seen[-1]
             shared = node.shared_tokens
             node = node.parent
         return 0, 0
@@ -40,10 +45,10 @@ class SeenPrompts:
         while node is not None:
             known = seen.get(node)
             if known is not None:
-                if known[0] < tokens:
-                    seen[node] = (tokens, known[1])
+                if known[-1][0] < tokens:  # of an output, or of a prefix, more than anybody sent before
+                    known.append((tokens, replica))
                 return
-            seen[node] = (tokens, replica)
+            seen[node] = [(tokens, replica)]
             if not node.named:
                 sent.append(node)
             tokens = node.shared_tokens

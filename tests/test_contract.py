@@ -48,6 +48,7 @@ def test_a_broken_policy_is_found(name: str, tmp_path: Path) -> None:
         ("route", "prefix-affinity:treshold=1", "'threshold' perhaps"),
         ("route", "prefix-affinity:threshold=high", "not of type float"),
         ("route", "prefix-affinity:threshold=-0.1", r"threshold: -0.1 is out of range; expected 0 to 1"),
+        ("route", "prefix-affinity:threshold=1.5", r"threshold: 1.5 is out of range; expected 0 to 1"),
         ("balance", "steal:most=0", r"most: 0 is out of range; expected 1 to 1e\+06"),
         ("route", "round-robin:x=1", "has none"),
         ("route", "./nowhere.py:x", "no such file"),

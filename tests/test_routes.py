@@ -73,6 +73,17 @@ def test_outputs_are_not_remembered() -> None:
     assert cluster.send(prompt(above, 100, 100)) == 1
 
 
+def test_prompts_of_a_task_that_ended_are_forgotten_but_prefixes_with_names_are_not() -> None:
+    cluster = Cluster("prefix-affinity", [0, 0])
+    named = Context(None, 0, 40, named=True)
+    above = prompt(named, 40, 100)
+    assert cluster.send(above, "a") == 0
+    cluster.route.forget("a")
+    cluster.loads[:] = [5, 0]
+    assert cluster.send(prompt(above, 100, 200), "b") == 1  # 40 of 200 tokens were seen
+    assert cluster.send(prompt(named, 40, 60), "c") == 0
+
+
 @pytest.mark.parametrize(("loads", "chosen"), [([64, 0], 0), ([65, 0], 1), ([165, 100], 1), ([165, 110], 0)])
 def test_loads_far_apart_come_before_prefixes(loads: list[int], chosen: int) -> None:
     """Apart by more than 64 calls, and by more than half of the smaller load."""
@@ -117,7 +128,7 @@ class Naive:
 
 @given(st.data())
 def test_the_cache_aware_rule_is_the_one_that_it_says(data: st.DataObject) -> None:
-    """A conversation that forks; calls end, and others are moved in between."""
+    """A conversation that forks, within prompts and within outputs; calls end, and others are moved in between."""
     count = data.draw(st.integers(1, 4))
     absolute = data.draw(st.integers(0, 3))
     cluster = Cluster(f"prefix-affinity:threshold=0.4,balance_abs={absolute}", [0] * count)
@@ -133,7 +144,7 @@ def test_the_cache_aware_rule_is_the_one_that_it_says(data: st.DataObject) -> No
         kept = [] if parent is None else parent[1][:shared]
         tokens = [*kept, *((number, i) for i in range(fresh))]
         context = prompt(None if parent is None else parent[0], len(kept), len(tokens))
-        contexts.append((context, tokens))
+        contexts.append((context, tokens + [(number, len(tokens) + i) for i in range(data.draw(st.integers(0, 4)))]))
         before = list(cluster.loads)
         expected = naive.choose(tokens, before)
         chosen = cluster.send(context)
