@@ -149,14 +149,18 @@ def simulate(
         agents.task_names,
         list(agents.tenants),
         sum(replica.executed for replica in replicas),
-        _notes(workflow, balancer, moved, failed),
+        _notes(config, workflow, balancer, moved, failed),
         _counts(workflow, cluster),
     )
 
 
-def _notes(workflow: Any, balancer: Balancer | None, moved: Columns, failed: list[str]) -> dict[str, str]:
+def _notes(
+    config: Config, workflow: Any, balancer: Balancer | None, moved: Columns, failed: list[str]
+) -> dict[str, str]:
     """What policies have to say about the run, and which replicas were out."""
     notes: dict[str, str] = dict(workflow.notes()) if hasattr(workflow, "notes") else {}
+    if config.prefetch != "none" and not keeps_evicted(config):
+        notes["prefetch"] = "nothing to bring back: what is evicted is gone (host_memory_gb)"
     if failed:
         notes["replicas"] = ", ".join(failed)
     if balancer is not None:

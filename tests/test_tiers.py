@@ -167,6 +167,10 @@ def test_prefetch_brings_a_context_back_before_it_is_asked_for() -> None:
     assert kinds(ahead)[2] < kinds(asked)[2]
     waits = [(result.calls["admitted_ps"] - result.calls["submitted_ps"]).sum() for result in (asked, ahead)]
     assert waits[1] < waits[0]
+    assert "prefetch" not in ahead.notes
+    vain = run(tasks, prefetch=f"{strategies.MINE}:always:after_ps={200 * MS}", host_memory_gb=0.0)
+    assert "nothing to bring back" in vain.notes["prefetch"]
+    assert vain.digest == run(tasks, host_memory_gb=0.0).digest
 
 
 def test_a_prefetch_that_is_of_no_use_is_cancelled() -> None:
