@@ -78,8 +78,8 @@ class Replica(Scheduler):
     def submit(self, call: InFlight) -> None:
         """A call is sent here; arrived() follows once all calls of this moment have been."""
         self.inbox.append(call)
-        if call.carried:
-            self.blocked = False  # what it brings enters the cache at the next boundary, whatever the head waits for
+        if call.carried or call.submitted != self.env.now:
+            self.blocked = False  # what it brings enters the cache at the next boundary; an older one becomes the head
         view = self.view
         view.waiting += 1
         view.loads[view.replica] += 1

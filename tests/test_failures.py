@@ -56,6 +56,22 @@ def test_a_replica_comes_back_empty() -> None:
     assert result.occupancy["cached_blocks"][result.occupancy["time_ps"] == S // 2].tolist() == [0]
 
 
+def test_a_call_that_begins_again_is_older_than_a_head_that_does_not_fit() -> None:
+    """Replica 1 has 32 blocks: 16 and more for who runs, 20 for who waits; the lost call of 4 blocks was sent before."""
+    lost, runs, done, waits = Call("0", 64, 50), Call("0", 256, 100), Call("0", 16, 1), Call("0", 320, 5)
+    tasks = [Task(f"t{i}", (call,), arrival_ps=i) for i, call in enumerate((lost, runs, done, waits))]
+    limits = {"num_gpu_blocks_override": 33, "max_num_batched_tokens": 512, "max_model_len": 400, "max_num_seqs": 4}
+    two = config(gpus=2, route="round-robin", failures="0@0.1+0.2", async_scheduling=False, stop="length", **limits)
+    fast, slow = (
+        simulate(replace(two, reference=reference), tasks, calibration=constant_calibration(10 * MS))
+        for reference in (False, True)
+    )
+    assert fast.digest == slow.digest
+    assert fast.calls["replica"].tolist() == [1, 1, 0, 1]
+    assert fast.calls["admitted_ps"][0] == 100 * MS + 1  # at the next step of replica 1
+    assert fast.calls["admitted_ps"][3] == fast.calls["finished_ps"][1]
+
+
 def test_failures_are_read_in_order_of_time() -> None:
     assert parse_failures("1@2.5~1, 0@1+0.5", 2) == [
         Failure(0, S, S // 2, False),
