@@ -48,7 +48,7 @@ gate: .venv/base
 gate-update: .venv/base
 	$(BIN)/sagasim gate --baseline tests/gate/baseline.json --update --from sagasim/gate/default.toml
 
-# SAGA beside other systems: the sweeps of docs/examples, about half an hour on two cores, and the page of their results.
+# SAGA beside other systems: the sweeps of docs/examples, about a quarter of an hour on two cores, and the page of their results.
 saga: .venv/base
 	for name in strategies hints fairness swe coding; do \
 		$(BIN)/sagasim sweep docs/examples/saga-$$name.toml --out $(SWEEPS)/saga-$$name || exit 1; done
