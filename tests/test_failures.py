@@ -57,7 +57,7 @@ def test_a_replica_comes_back_empty() -> None:
 
 
 def test_a_call_that_begins_again_is_older_than_a_head_that_does_not_fit() -> None:
-    """Replica 1 has 32 blocks: 16 and more for who runs, 20 for who waits; the lost call of 4 blocks was sent before."""
+    """Replica 1 has 32 blocks: 16 and more for one call, 20 for the next; the lost one of 4 was sent before."""
     lost, runs, done, waits = Call("0", 64, 50), Call("0", 256, 100), Call("0", 16, 1), Call("0", 320, 5)
     tasks = [Task(f"t{i}", (call,), arrival_ps=i) for i, call in enumerate((lost, runs, done, waits))]
     limits = {"num_gpu_blocks_override": 33, "max_num_batched_tokens": 512, "max_model_len": 400, "max_num_seqs": 4}
