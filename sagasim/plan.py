@@ -154,22 +154,25 @@ def plan_task(task: Task, number: int, tenant: int, prefixes: Prefixes) -> Plann
     """Make a checked task ready for replay."""
     outer = {prefix.name: prefixes.node(prefix) for prefix in task.prefixes}
     plan = PlannedTask(task, number, tenant)
-    if _plan_chain(plan, outer):
-        _join_waits(plan)
-        return plan
+    if not _plan_chain(plan, outer):
+        _plan_tree(plan, outer)
+    _join_waits(plan)
+    return plan
+
+
+def _plan_tree(plan: PlannedTask, outer: dict[str, _Node]) -> None:
+    """Any task: contexts that fork, calls side by side."""
     nodes: dict[str, _Node] = {}
-    for call in task.calls:
+    for call in plan.task.calls:
         above = None if call.extends is None else nodes.get(call.extends) or outer[call.extends]
         nodes[call.name] = _node(
             above, call.keep_tokens, call.keep_tokens + call.new_tokens, call.new_tokens + call.output_tokens
         )
     _assign_branches(list(nodes.values()))
-    for index, (call, node) in enumerate(zip(task.calls, nodes.values(), strict=True)):
+    for index, (call, node) in enumerate(zip(plan.task.calls, nodes.values(), strict=True)):
         assert node.branch is not None
         plan.calls.append(PlannedCall(plan, index, call, node.context, node.branch))
-    _link_chains(plan, task.calls)
-    _join_waits(plan)
-    return plan
+    _link_chains(plan, plan.task.calls)
 
 
 def _join_waits(plan: PlannedTask) -> None:

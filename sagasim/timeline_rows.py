@@ -128,9 +128,7 @@ def _batches(log: Columns, replicas: Columns, run_end: int) -> dict[str, Ints]:
     rows = {name: column[order] for name, column in log.items()}
     follows = np.append(rows["replica"][1:] == rows["replica"][:-1], False)[: len(order)]
     rows["until_ps"] = np.where(follows, np.roll(rows["time_ps"], -1), run_end)
-    last = np.zeros(len(replicas["replica"]), dtype=np.int64)
-    last[replicas["replica"]] = replicas["steps"]
-    rows["decided"] = np.where(follows, np.roll(rows["steps"], -1), last[rows["replica"]]) - rows["steps"]
+    rows["decided"] = np.where(follows, np.roll(rows["steps"], -1), replicas["steps"][rows["replica"]]) - rows["steps"]
     continues = np.append(False, follows[:-1])[: len(order)]
     rows["evicted"] = rows["evicted_blocks"] - np.where(continues, np.roll(rows["evicted_blocks"], 1), 0)
     return rows

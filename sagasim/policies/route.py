@@ -96,11 +96,14 @@ class PrefixAffinity:
 
     def _far_apart(self, loads: list[int]) -> bool:
         """Whether the largest and the smallest load are; looked for only where two known ones do not tell."""
-        most, least = loads[self._high], loads[self._low]
-        if not (most - least > self._balance_abs and most > self._balance_rel * least):
-            most, least = max(loads), min(loads)
-            self._most = most
-            self._high, self._low = loads.index(most), loads.index(least)
+        if self._differ(loads[self._high], loads[self._low]):
+            return True
+        most, least = max(loads), min(loads)
+        self._most = most
+        self._high, self._low = loads.index(most), loads.index(least)
+        return self._differ(most, least)
+
+    def _differ(self, most: int, least: int) -> bool:
         return most - least > self._balance_abs and most > self._balance_rel * least
 
     def moved(self, task: str, replica: int) -> None:
