@@ -79,8 +79,6 @@ def prepare(config: Config, progress: Progress | None = None) -> Work:
     Raises TraceError or ConfigError. A load is turned into a rate here, by a simulation of its own the first time.
     """
     source = open_sources(config)
-    if config.trace is not None and source.path is not None and config.trace not in trace_names():
-        config = replace(config, trace=str(source.path.resolve()))  # config.toml is read from any folder
     config = with_whole_paths(config)
     if config.load is not None and config.rate_per_min is None:
         config = replace(config, rate_per_min=rounded(config.load * capacity(config, progress)))
@@ -99,6 +97,8 @@ def prepare(config: Config, progress: Progress | None = None) -> Work:
 def with_whole_paths(config: Config) -> Config:
     """The configuration with whole paths where it names files, so that config.toml is read from any folder."""
     changed: dict[str, Any] = {key: _anywhere(getattr(config, key)) for key in (*SPECS, *FILES)}
+    if config.trace is not None and config.trace not in trace_names():
+        changed["trace"] = str(Path(config.trace).resolve())
     if config.mix is not None:
         changed["mix"] = "+".join(f"{_anywhere(name)}@{weight:g}" for name, weight in shares(config.mix, "mix").items())
     return replace(config, **changed)

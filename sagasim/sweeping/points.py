@@ -25,7 +25,6 @@ from sagasim.hardware import load_gpu, load_model
 from sagasim.simulate import calibration_of
 from sagasim.sources import open_sources
 from sagasim.sweeping.spec import Asked
-from sagasim.trace import trace_names
 from sagasim.work import FILES, SPECS, with_whole_paths
 
 __all__ = ["Failure", "Fingerprints", "Point", "planned"]
@@ -109,7 +108,7 @@ def _points(one: Asked, many: bool, prints: Fingerprints) -> list[Point]:
     for seed in (min(one.seeds), max(one.seeds)):
         check_config(replace(config, seed=seed))
     prints.of_source(work)  # a name that is none is told as it was given
-    work, config = _whole(work), _whole(config)
+    work, config = with_whole_paths(work), with_whole_paths(config)
     said, own = ({k: _as_resolved(k, v, config) for k, v in layer.items()} for layer in (one.base, one.own))
     found = []
     for seed in one.seeds:
@@ -117,14 +116,6 @@ def _points(one: Asked, many: bool, prints: Fingerprints) -> list[Point]:
         modules = prints.modules(config)
         found.append(Point(prints.of_point(*of_seed), *of_seed, said, own | {"seed": seed}, one.label, modules))
     return found
-
-
-def _whole(config: Config) -> Config:
-    """With whole paths, so that workers and later readers find the files from wherever they are."""
-    config = with_whole_paths(config)
-    if config.trace is not None and config.trace not in trace_names():
-        config = replace(config, trace=str(Path(config.trace).resolve()))
-    return config
 
 
 def _as_resolved(key: str, value: Any, config: Config) -> Any:
