@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def run_in(python: Path, out: Path) -> dict[str, object]:
 def test_other_versions_give_the_same_digest(numpy: str, pyarrow: str, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    wanted = [f"numpy=={numpy}", f"pyarrow=={pyarrow}", "simpy", "tomli-w", "matplotlib"]
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = [f"numpy=={numpy}", f"pyarrow=={pyarrow}", *needed]
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
     here, there = run_in(Path(sys.executable), tmp_path / "here"), run_in(python, tmp_path / "there")
     assert there["timing"]["versions"]["numpy"] == numpy  # type: ignore[index]
